@@ -1,0 +1,1 @@
+"""Data sets as tensors. Nothing here knows models or learning rules."""

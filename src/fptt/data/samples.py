@@ -1,0 +1,59 @@
+"""A set of samples in memory, handed out in batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fptt.errors import InputError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs ``x`` [samples, ...] and targets ``y`` [samples, ...] of one split, called ``name`` in messages."""
+
+    x: Tensor
+    y: Tensor
+    name: str = "set"
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise InputError(f"{self.name}: {len(self.x)} inputs but {len(self.y)} targets; they must be as many")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batches(
+        self, batch_size: int, *, shuffle: torch.Generator | None = None, drop_last: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs of ``x`` and ``y`` of ``batch_size`` samples, in order or shuffled; ``drop_last`` omits a ragged last one.
+
+        Raises InputError for a batch larger than the set, and for inputs that are not finite.
+        """
+        if batch_size > len(self) and drop_last:
+            raise InputError(f"--batch-size {batch_size} is larger than the {self.name} set of {len(self)}: choose a smaller one")
+        order = torch.arange(len(self)) if shuffle is None else torch.randperm(len(self), generator=shuffle)
+        end = len(self) - len(self) % batch_size if drop_last else len(self)
+        for start in range(0, end, batch_size):
+            rows = order[start : start + batch_size]
+            x = self.x[rows]
+            if x.is_floating_point() and not torch.isfinite(x).all():
+                bad = int(rows[int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])])
+                raise InputError(f"{self.name} set: sample {bad} holds NaN or infinity; remove or repair it")
+            yield x, self.y[rows]
+
+    def number_of_batches(self, batch_size: int, drop_last: bool = False) -> int:
+        return len(self) // batch_size if drop_last else -(-len(self) // batch_size)
+
+
+def split(samples: Samples, size: int, names: tuple[str, str], seed: int = 0) -> tuple[Samples, Samples]:
+    """Two disjoint sets, the second of ``size`` samples drawn at random with ``seed``.
+
+    Raises InputError where nothing would be left for the first.
+    """
+    if not 0 <= size < len(samples):
+        raise InputError(f"cannot take {size} of {len(samples)} samples for {names[1]}: choose fewer")
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+    first, second = order[: len(samples) - size], order[len(samples) - size :]
+    return Samples(samples.x[first], samples.y[first], names[0]), Samples(samples.x[second], samples.y[second], names[1])

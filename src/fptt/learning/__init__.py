@@ -1,0 +1,1 @@
+"""How a network learns: any ``nn.Module`` that is stepped as ``output, state = model(x_t, state)``."""

@@ -1,0 +1,120 @@
+"""The learning rules on whole sequences. A rule is an optimizer and the number of parts that a sequence is cut into.
+
+Each part is one forward pass, a loss at its end, one backward pass through that part alone and one update:
+
+    rule        optimizer       parts
+    FPTT        fptt.FPTT       one per time step
+    FPTT-K      fptt.FPTT       K
+    BPTT        any             1
+    truncated   any             K
+
+so BPTT, truncated BPTT and FPTT differ in nothing else and train the same models with the same code.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fptt import state as states
+from fptt.learning.fptt import FPTT, Form
+from fptt.learning.losses import StepLoss
+from fptt.state import State
+
+Rule = Literal["fptt", "bptt", "tbptt"]
+
+
+def number_of_parts(rule: Rule, time_steps: int, parts: int | None) -> int:
+    """Parts for a sequence of ``time_steps``: ``parts`` where given, else every step (FPTT), one (BPTT) or ten (TBPTT).
+
+    Raises ValueError unless 1 <= parts <= time_steps.
+    """
+    if time_steps < 1:
+        raise ValueError(f"a sequence needs at least one time step, got {time_steps}")
+    if rule == "bptt":
+        return 1
+    parts = parts or (time_steps if rule == "fptt" else min(10, time_steps))
+    if not 1 <= parts <= time_steps:
+        raise ValueError(f"cannot cut {time_steps} time steps into {parts} parts: choose 1 to {time_steps}")
+    return parts
+
+
+def make_optimizer(
+    rule: Rule,
+    base: Optimizer,
+    *,
+    alpha: float = 0.1,
+    beta: float = 0.5,
+    rho: float = 0.0,
+    form: Form = "code",
+    max_norm: float | None = None,
+) -> Optimizer:
+    """``base`` wrapped in FPTT for the rule "fptt", else clipped by itself, so that all rules clip alike."""
+    if rule == "fptt":
+        return FPTT(base, alpha=alpha, beta=beta, rho=rho, form=form, max_norm=max_norm)
+    if max_norm is not None:
+        parameters = [p for group in base.param_groups for p in group["params"]]
+        base.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(parameters, max_norm) and None)
+    return base
+
+
+def part_ends(time_steps: int, parts: int) -> set[int]:
+    """The last time step of each part; the parts are as equal as can be and the last one always ends the sequence."""
+    return {(p + 1) * time_steps // parts - 1 for p in range(parts)}
+
+
+class Trained(NamedTuple):
+    """What one sequence left behind, as tensors on its device: nothing is copied to the host while it trains."""
+
+    output: Tensor  # [batch, ...] after the last step
+    loss: Tensor  # the criterion at the last step, scalar
+    firing_rate: Tensor  # spikes per neuron and step, mean over the sequence, scalar
+
+
+class SequenceTrainer:
+    """``trainer(sequence, target)`` trains ``model`` on one batch of sequences.
+
+    Args:
+        model: any module with ``output, state = model(x_t, state)``.
+        loss: the loss at the end of each part; it has as many parts as this trainer.
+        optimizer: see ``make_optimizer``.
+        parts: number of updates per sequence.
+        compiled: run the step through ``torch.compile``.
+    """
+
+    def __init__(self, model: nn.Module, loss: StepLoss, optimizer: Optimizer, parts: int, compiled: bool = False):
+        self.model, self.loss, self.optimizer, self.parts = model, loss, optimizer, parts
+        self._advance, self._finish, self._update = self.advance, self.finish, optimizer.step
+        if compiled:
+            self._advance, self._finish = torch.compile(self.advance), torch.compile(self.finish)
+            self._update = torch.compile(lambda: optimizer.step() and None)  # type: ignore[assignment]
+
+    def advance(self, x_t: Tensor, state: State) -> tuple[State, Tensor]:
+        """A step inside a part: the graph goes on."""
+        _, state = self.model(x_t, state)
+        return state, states.firing_rate(state)
+
+    def finish(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> tuple[Tensor, Tensor, Tensor, State, Tensor]:
+        """The last step of a part: its objective, and everything else cut from the graph."""
+        output, state = self.model(x_t, state)
+        objective, criterion = self.loss(output, target, part)
+        return objective, criterion, output.detach(), states.detach(state), states.firing_rate(state)
+
+    def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
+        """Train on ``sequence`` [time, batch, ...] towards ``target``; one update per part."""
+        ends = part_ends(len(sequence), self.parts)
+        numbers: Iterator[Tensor] = iter(torch.arange(self.parts, device=sequence.device))
+        state = states.initialise(self.model, sequence[0])
+        rate = torch.zeros((), device=sequence.device)
+        for t, x_t in enumerate(sequence):
+            if t not in ends:
+                state, z = self._advance(x_t, state)
+            else:
+                self.optimizer.zero_grad()
+                objective, criterion, output, state, z = self._finish(x_t, state, target, next(numbers))
+                objective.backward()
+                self._update()
+            rate += z
+        return Trained(output, criterion, rate / len(sequence))

@@ -1,0 +1,85 @@
+"""Spiking networks for sequences: dense or recurrent layers of one neuron kind and a readout."""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from fptt import layers
+from fptt.layers import LayerState
+from fptt.neurons import LeakyReadout, make_neuron
+
+Readout = Literal["liquid", "learned", "fixed", "membrane"]
+
+
+class SequenceState(NamedTuple):
+    """States of the layers, bottom first, and of the readout (None for the membrane readout)."""
+
+    layers: tuple[LayerState, ...]
+    readout: Tensor | None
+
+
+class SequenceModel(nn.Module):
+    """Layers of spiking neurons and a linear readout, stepped: ``output, state = model(x_t, state)``.
+
+    ``x_t`` is [batch, inputs], ``output`` [batch, outputs].
+
+    Args:
+        inputs, outputs: sizes of the input and of the output.
+        hidden: number of neurons of each layer, bottom first.
+        neuron: "ltc", "alif" or "lif".
+        recurrent: every layer feeds its spikes back to itself.
+        norm_steps: steps of batch norm through time in every layer, or None.
+        readout: leak of the integrator that reads the last layer's spikes ("liquid", "learned", "fixed"), or "membrane":
+            a linear map of the last layer's membrane potential.
+        gamma: initial scale of the batch norms.
+        neuron_options: options of ``make_neuron`` (``b0``, ``reset``, ``adaptive``, ...).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: tuple[int, ...],
+        outputs: int,
+        *,
+        neuron: str = "ltc",
+        recurrent: bool = True,
+        norm_steps: int | None = None,
+        readout: Readout = "liquid",
+        gamma: float = 0.1,
+        **neuron_options: object,
+    ):
+        super().__init__()
+        sizes = (inputs, *hidden)
+        self.inputs = inputs
+        self.layers = nn.ModuleList(
+            layers.dense(
+                before, make_neuron(neuron, n, **neuron_options), n, recurrent=recurrent, norm_steps=norm_steps, gamma=gamma
+            )
+            for before, n in zip(sizes, hidden, strict=False)
+        )
+        self.output = nn.Linear(sizes[-1], outputs)
+        nn.init.xavier_normal_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        self.readout = None if readout == "membrane" else LeakyReadout(outputs, readout)
+
+    def initial_state(self, x: Tensor) -> SequenceState:
+        """The state before the first input ``x`` [batch, inputs]."""
+        states = []
+        for layer in self.layers:
+            states.append(layer.initial_state(x))
+            x = states[-1].neuron.z
+        return SequenceState(tuple(states), None if self.readout is None else x.new_zeros(len(x), self.output.out_features))
+
+    def forward(self, x: Tensor, state: SequenceState | None = None) -> tuple[Tensor, SequenceState]:
+        if x.dim() != 2 or x.shape[1] != self.inputs:
+            raise ValueError(f"expected an input of shape [batch, {self.inputs}], got {list(x.shape)}")
+        states, readout = self.initial_state(x) if state is None else state
+        after = []
+        for layer, layer_state in zip(self.layers, states, strict=True):
+            x, layer_state = layer(x, layer_state)
+            after.append(layer_state)
+        if self.readout is None:
+            return self.output(after[-1].neuron.v), SequenceState(tuple(after), None)
+        output, readout = self.readout(self.output(x), readout)
+        return output, SequenceState(tuple(after), readout)
+

@@ -1,0 +1,225 @@
+"""Neurons: pure step functions on a named-tuple state, and the thin modules that hold their parameters.
+
+All times are in steps. One function steps every spiking neuron; LIF, ALIF and LTC differ only in where the inverse
+membrane time constant ``inv_tau_m`` and the adaptation's retention ``rho`` come from: a constant, a learned constant,
+or a gate on the input and the neuron's own state (liquid; Yin, Corradi & Bohté 2023, arXiv 2112.11231).
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fptt import surrogate
+
+ADAPTATION_STRENGTH = 1.8  # Yin et al. 2021, arXiv 2103.12593, eq. 4
+
+Reset = Literal["hard", "soft"]
+multi_gaussian_spike = surrogate.get("multi_gaussian")
+
+
+class NeuronState(NamedTuple):
+    """Membrane potential ``v``, spikes ``z`` and adaptation ``b``, each [batch, ...]; ``b`` is None for a fixed threshold."""
+
+    v: Tensor
+    z: Tensor
+    b: Tensor | None
+
+
+def spiking_step(
+    current: Tensor,
+    state: NeuronState,
+    inv_tau_m: Tensor | float,
+    rho: Tensor | float | None = None,
+    *,
+    b0: float = 0.1,
+    reset: Reset = "hard",
+    spike: surrogate.SpikeFunction = multi_gaussian_spike,
+) -> tuple[Tensor, NeuronState]:
+    """One step of a leaky integrate-and-fire neuron with an optionally adaptive threshold.
+
+        b     <- rho b + (1 - rho) z
+        theta  = b0 + 1.8 b
+        v     <- v + inv_tau_m (current - v)
+        z      = H(v - theta)
+        v     <- (1 - z) v        hard reset, or v - z theta for a soft one; neither is detached
+
+    Args:
+        current: input current, [batch, ...].
+        state: the state before the step, of the current's shape.
+        inv_tau_m: inverse membrane time constant per step, in (0, 1).
+        rho: retention of the adaptation per step, in (0, 1); None keeps the threshold fixed at ``b0``.
+        b0: baseline threshold.
+        reset: "hard" (to zero) or "soft" (by subtraction of the threshold).
+        spike: a function of ``fptt.surrogate``.
+
+    Returns:
+        The spikes, and the state after the step.
+    """
+    v, z, b = state
+    theta: Tensor | float = b0
+    if rho is not None:
+        assert b is not None, "an adaptive neuron needs a state with b"
+        b = rho * b + (1 - rho) * z
+        theta = b0 + ADAPTATION_STRENGTH * b
+    v = v + inv_tau_m * (current - v)
+    z = spike(v - theta)
+    v = (1 - z) * v if reset == "hard" else v - z * theta
+    return z, NeuronState(v, z, b)
+
+
+def leaky_step(current: Tensor, v: Tensor, inv_tau: Tensor | float) -> Tensor:
+    """One step of a leaky integrator without spikes: v + inv_tau (current - v)."""
+    return v + inv_tau * (current - v)
+
+
+class Constant(nn.Module):
+    """A time constant of ``tau`` steps, given as its rate per step: 1/tau; learned (through a logit) or fixed."""
+
+    def __init__(self, features: int, tau: float, learned: bool, spread: float = 0.0):
+        super().__init__()
+        logit = -torch.log(torch.full((features,), tau - 1.0)) + spread * torch.randn(features)
+        self.logit = nn.Parameter(logit) if learned else nn.Buffer(logit)
+
+    def forward(self, current: Tensor, x: Tensor) -> Tensor:
+        shape = (-1,) + (1,) * (current.dim() - 2)  # features are dimension 1: [batch, features, ...]
+        return torch.sigmoid(self.logit).view(shape)
+
+
+class LiquidLinear(nn.Module):
+    """sigma(W [current, x]): a rate per step that depends on the input and on the state x, both [batch, features]."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.linear = nn.Linear(2 * features, features)
+        nn.init.xavier_normal_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, current: Tensor, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.linear(torch.cat((current, x), dim=-1)))
+
+
+class LiquidConv(nn.Module):
+    """sigma(BN(conv(current + x))): the same for feature maps [batch, channels, height, width]; ``norm=False`` omits BN."""
+
+    def __init__(self, channels: int, kernel_size: int = 3, norm: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2)
+        self.norm = nn.BatchNorm2d(channels) if norm else nn.Identity()
+        nn.init.xavier_uniform_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, current: Tensor, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.norm(self.conv(current + x)))
+
+
+class Neuron(nn.Module):
+    """A spiking neuron: ``z, state = neuron(current, state)``.
+
+    Args:
+        inv_tau_m: module ``(current, v) -> inv_tau_m``.
+        rho: module ``(current, b) -> rho``, or None for a fixed threshold.
+        b0, reset, spike: as in ``spiking_step``.
+        initial_v: "uniform" starts v from U(0, 1), "zero" from 0. In training the draw follows torch's global seed; in
+            evaluation it is one fixed pattern shared by all samples, so that results repeat and do not depend on batches.
+    """
+
+    def __init__(
+        self,
+        inv_tau_m: nn.Module,
+        rho: nn.Module | None = None,
+        *,
+        b0: float = 0.1,
+        reset: Reset = "hard",
+        spike: surrogate.SpikeFunction = multi_gaussian_spike,
+        initial_v: Literal["uniform", "zero"] = "uniform",
+    ):
+        super().__init__()
+        self.inv_tau_m, self.rho = inv_tau_m, rho
+        self.b0, self.reset, self.spike, self.initial_v = b0, reset, spike, initial_v
+
+    def initial_state(self, current: Tensor) -> NeuronState:
+        """v from U(0, 1) or zero, z = 0, b = b0, shaped like ``current`` [batch, features, ...]."""
+        z = torch.zeros_like(current)
+        if self.initial_v == "zero":
+            v = z.clone()
+        elif self.training:
+            v = torch.rand_like(current)
+        else:
+            pattern = torch.rand(current.shape[1:], generator=torch.Generator().manual_seed(0))
+            v = pattern.to(current).expand_as(current).clone()
+        return NeuronState(v, z, None if self.rho is None else torch.full_like(current, self.b0))
+
+    def forward(self, current: Tensor, state: NeuronState | None = None) -> tuple[Tensor, NeuronState]:
+        if state is None:
+            state = self.initial_state(current)
+        inv_tau_m = self.inv_tau_m(current, state.v)
+        rho = None if self.rho is None else self.rho(current, state.b)
+        return spiking_step(current, state, inv_tau_m, rho, b0=self.b0, reset=self.reset, spike=self.spike)
+
+
+def make_neuron(
+    kind: str,
+    features: int,
+    *,
+    convolutional: bool = False,
+    adaptive: bool = True,
+    tau_m: float | None = None,
+    tau_adp: float = 100.0,
+    **options: object,
+) -> Neuron:
+    """A neuron by name: "lif" (fixed constants, fixed threshold), "alif" (learned constants) or "ltc" (liquid).
+
+    Args:
+        features: number of neurons, or of channels where ``convolutional``.
+        adaptive: False fixes the threshold of an ALIF or LTC neuron at ``b0``.
+        tau_m: membrane time constant of LIF (default 2, that of most libraries) or its initial value for ALIF (20).
+        tau_adp: initial adaptation time constant of ALIF, in steps.
+        options: ``b0``, ``reset``, ``spike``, ``initial_v`` of ``Neuron``.
+    """
+    inv_tau_m: nn.Module
+    rho: nn.Module | None = None
+    if kind == "lif":
+        inv_tau_m = Constant(features, tau_m or 2.0, learned=False)
+    elif kind == "alif":
+        inv_tau_m = Constant(features, tau_m or 20.0, learned=True, spread=0.25)
+        rho = Retention(Constant(features, tau_adp, learned=True, spread=0.25)) if adaptive else None
+    elif kind == "ltc":
+        liquid = LiquidConv if convolutional else LiquidLinear
+        inv_tau_m, rho = liquid(features), liquid(features) if adaptive else None
+    else:
+        raise ValueError(f"unknown neuron '{kind}': choose lif, alif or ltc")
+    return Neuron(inv_tau_m, rho, **options)  # type: ignore[arg-type]
+
+
+class Retention(nn.Module):
+    """1 - rate: turns a decay rate per step into the share that remains."""
+
+    def __init__(self, rate: nn.Module):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, current: Tensor, x: Tensor) -> Tensor:
+        return 1 - self.rate(current, x)
+
+
+class LeakyReadout(nn.Module):
+    """A leaky integrator without spikes: ``v, v = readout(current, v)``; v starts at zero.
+
+    Args:
+        features: number of outputs.
+        leak: "liquid" (1/tau = sigma(W [current, v])), "learned" or "fixed".
+        tau: time constant of a fixed leak, initial one of a learned leak, in steps.
+    """
+
+    def __init__(self, features: int, leak: Literal["liquid", "learned", "fixed"] = "liquid", tau: float = 2.0):
+        super().__init__()
+        self.inv_tau = LiquidLinear(features) if leak == "liquid" else Constant(features, tau, learned=leak == "learned")
+
+    def initial_state(self, current: Tensor) -> Tensor:
+        return torch.zeros_like(current)
+
+    def forward(self, current: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        v = self.initial_state(current) if v is None else v
+        v = leaky_step(current, v, self.inv_tau(current, v))
+        return v, v

@@ -1,0 +1,26 @@
+"""One page per experiment. ``TASKS`` says where each lives, so that listing them imports none."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fptt.errors import InputError
+
+if TYPE_CHECKING:
+    from fptt.tasks.base import Task
+
+TASKS = {
+    "digits": ("fptt.tasks.digits:Digits", "scikit-learn's handwritten digits, row by row or pixel by pixel; no download"),
+    "adding": ("fptt.tasks.adding:Adding", "the adding problem at any length"),
+    "rmnist": ("fptt.tasks.mnist:RowMNIST", "MNIST row by row, repeated as a constant current, or rate-coded"),
+    "smnist": ("fptt.tasks.mnist:SequentialMNIST", "MNIST pixel by pixel, 784 steps"),
+    "psmnist": ("fptt.tasks.mnist:PermutedMNIST", "MNIST pixel by pixel in a fixed random order"),
+}
+
+
+def get(name: str) -> "type[Task]":
+    """The configuration class of task ``name``. Raises InputError for an unknown one."""
+    if name not in TASKS:
+        raise InputError(f"unknown task '{name}': choose one of {', '.join(TASKS)}")
+    module, attribute = TASKS[name][0].split(":")
+    task: type[Task] = getattr(import_module(module), attribute)
+    return task

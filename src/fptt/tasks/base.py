@@ -1,0 +1,162 @@
+"""What every task has: its settings, which are also the command's options, and the few things a run needs of it."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fptt import surrogate
+from fptt.data.samples import Samples
+from fptt.errors import InputError
+from fptt.learning.fptt import Form
+from fptt.learning.losses import Auxiliary, AuxiliaryKind, Criterion, StepLoss, Weights
+from fptt.learning.rules import Rule, number_of_parts
+from fptt.models.baselines import RecurrentBaseline
+from fptt.models.sequence import Readout, SequenceModel
+
+OPTIMIZERS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+def option(default: Any, help: str) -> Any:
+    """A setting with the line that ``--help`` shows for it."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Task:
+    """Settings common to all tasks. A task is a dataclass of its settings; every field is an option of the command."""
+
+    name: ClassVar[str]
+    metric: ClassVar[Literal["accuracy", "mse"]] = "accuracy"
+    inputs: ClassVar[int]
+    outputs: ClassVar[int] = 10
+
+    rule: Rule = option("fptt", "learning rule: fptt, bptt, or tbptt (truncated BPTT)")
+    neuron: Literal["ltc", "alif", "lif", "lstm", "rnn"] = option("ltc", "kind of neuron, or a non-spiking baseline")
+    epochs: int = option(10, "passes over the training set")
+    batch_size: int = option(128, "samples per update")
+    hidden: tuple[int, ...] = option((128,), "neurons of each layer, bottom first")
+    parts: int | None = option(None, "updates per sequence (FPTT-K); default: one per time step for fptt, 10 for tbptt")
+    optimizer: Literal["adamax", "adam", "sgd"] = option("adamax", "base optimizer")
+    lr: float = option(3e-3, "learning rate")
+    schedule: Literal["constant", "cosine", "steps"] = option("constant", "learning rate over the epochs")
+    milestones: tuple[int, ...] = option((10, 30, 50, 75, 90), "epochs after which schedule 'steps' divides the rate by ten")
+    warmup: int = option(0, "epochs over which the learning rate rises linearly to its value")
+    alpha: float = option(0.1, "strength of FPTT's regulariser, relative to the scale of the loss")
+    beta: float = option(0.5, "rate of FPTT's running average")
+    rho: float = option(0.0, "weakens the linear term of FPTT's regulariser")
+    form: Form = option("code", "FPTT's linear term as in the authors' code, or as published")
+    max_norm: float | None = option(1.0, "clip the whole gradient to this norm")
+    weights: Weights = option("linear", "weight of the loss over the parts")
+    auxiliary: AuxiliaryKind = option("none", "auxiliary distillation term of early parts")
+    norm: Literal["none", "time", "shared"] = option("none", "batch norm: statistics per time step, or the same for all")
+    b0: float = option(0.1, "baseline threshold")
+    adaptive: bool = option(True, "adaptive threshold (ALIF and LTC)")
+    recurrent: bool = option(True, "recurrent connections within each layer")
+    readout: Readout = option("liquid", "leak of the readout, or 'membrane' for a linear map of the last membrane potential")
+    reset: Literal["hard", "soft"] = option("hard", "reset after a spike: to zero, or by subtraction of the threshold")
+    surrogate: str = option("multi_gaussian", "surrogate derivative: " + ", ".join(surrogate.DERIVATIVES))
+    seed: int = option(0, "seed of weights, data order and initial states")
+    device: str = option("cpu", "torch device: cpu, cuda, cuda:1, mps, ...")
+    threads: int = option(0, "CPU threads; 0 leaves torch's choice")
+    compile: bool = option(False, "run the training step through torch.compile: slow to start, then about twice as fast")
+    data: Path | None = option(None, "folder of the data sets; default $FPTT_DATA, else ~/.cache/fptt")
+
+    # What a page of tasks/ provides
+
+    @property
+    def time_steps(self) -> int:
+        """Length of a sequence."""
+        raise NotImplementedError
+
+    def sets(self) -> tuple[Samples, Samples, Samples]:
+        """Training, validation and test set: three different sets; the validation set may be empty."""
+        raise NotImplementedError
+
+    def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Samples [batch, ...] as a sequence [time, batch, inputs]."""
+        raise NotImplementedError
+
+    def training_set(self, train: Samples, epoch: int) -> Samples:
+        """The training set of one epoch; the same every time unless a task makes fresh samples."""
+        return train
+
+    @property
+    def criterion(self) -> Criterion:
+        return nn.functional.cross_entropy if self.metric == "accuracy" else nn.functional.mse_loss
+
+    # What follows from the settings
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise InputError(f"--hidden needs at least one layer of at least one neuron, got {list(self.hidden)}")
+        if not self.lr > 0:
+            raise InputError(f"--lr must be positive, got {self.lr}")
+        if self.rule == "fptt" and not self.alpha > 0:
+            raise InputError(f"--alpha must be positive, got {self.alpha}; --rule tbptt trains without the regulariser")
+        surrogate.get(self.surrogate)
+        try:
+            number_of_parts(self.rule, self.time_steps, self.parts)
+            torch.device(self.device)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(str(error).splitlines()[0]) from None
+
+    @property
+    def number_of_parts(self) -> int:
+        return number_of_parts(self.rule, self.time_steps, self.parts)
+
+    @property
+    def data_folder(self) -> Path:
+        folder = self.data or os.environ.get("FPTT_DATA") or Path.home() / ".cache" / "fptt"
+        return Path(folder).expanduser()
+
+    def model(self) -> nn.Module:
+        """A fresh network of these settings."""
+        if self.neuron in ("lstm", "rnn"):
+            return RecurrentBaseline(self.inputs, self.hidden, self.outputs, self.neuron)  # type: ignore[arg-type]
+        steps = {"none": None, "time": self.time_steps, "shared": 1}[self.norm]
+        return SequenceModel(
+            self.inputs,
+            self.hidden,
+            self.outputs,
+            neuron=self.neuron,
+            recurrent=self.recurrent,
+            norm_steps=steps,
+            readout=self.readout,
+            b0=self.b0,
+            reset=self.reset,
+            adaptive=self.adaptive,
+            spike=surrogate.get(self.surrogate),
+        )
+
+    def loss(self) -> StepLoss:
+        """The loss at the end of every part."""
+        parts = self.number_of_parts
+        auxiliary = None
+        if self.auxiliary != "none":
+            if self.metric != "accuracy":
+                raise InputError(f"--auxiliary needs classes; task '{self.name}' has none")
+            auxiliary = Auxiliary(parts, self.outputs, self.auxiliary)
+        return StepLoss(self.criterion, parts, self.weights, auxiliary)
+
+    def base_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        lr = torch.tensor(self.lr) if self.compile else self.lr  # a number would be compiled in
+        return OPTIMIZERS[self.optimizer](model.parameters(), lr=lr, foreach=True)  # type: ignore[arg-type]
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate in ``epoch``, counted from 0."""
+        if epoch < self.warmup:
+            return self.lr * (epoch + 1) / (self.warmup + 1)
+        if self.schedule == "cosine":
+            done = (epoch - self.warmup) / max(1, self.epochs - self.warmup)
+            return self.lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done)).item())
+        if self.schedule == "steps":
+            return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        return self.lr

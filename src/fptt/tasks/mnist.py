@@ -1,0 +1,94 @@
+"""MNIST as sequences: R-MNIST (rows, repeated, rate-coded), S-MNIST (pixel by pixel) and PS-MNIST (permuted)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fptt.data import images
+from fptt.data.samples import Samples
+from fptt.errors import InputError
+from fptt.tasks.base import Task, option
+
+
+@dataclass
+class MNISTSequence(Task):
+    """What the three tasks share: the data, two LTC layers of 256 with batch norm through time."""
+
+    validation_size: int = option(5000, "of the 60,000 training images, so many are held out for validation; 0 for none")
+    hidden: tuple[int, ...] = option((256, 256), "neurons of each layer, bottom first")
+    norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
+
+    def sets(self) -> tuple[Samples, Samples, Samples]:
+        return images.mnist(self.data_folder, self.validation_size)
+
+
+@dataclass
+class RowMNIST(MNISTSequence):
+    """R-MNIST: an image row by row (28 steps of 28), repeated as a constant current, or rate-coded (T steps of 784)."""
+
+    name: ClassVar[str] = "rmnist"
+
+    encoding: images.Encoding = option("rows", "rows, repeated (constant current) or rate (Poisson spikes)")
+    length: int = option(20, "time steps of the encodings 'repeated' and 'rate'")
+
+    # No reference for rows; chosen on the validation set.
+    epochs: int = option(20, "passes over the training set")
+    alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
+    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise InputError(f"--length must be at least 1 time step, got {self.length}")
+        super().__post_init__()
+
+    @property
+    def inputs(self) -> int:  # type: ignore[override]
+        return 28 if self.encoding == "rows" else 784
+
+    @property
+    def time_steps(self) -> int:
+        return 28 if self.encoding == "rows" else self.length
+
+    def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if self.encoding == "rows":
+            return images.rows(x)
+        if self.encoding == "repeated":
+            return images.repeated(x, self.length)
+        return images.rate_coded(x, self.length, generator)
+
+
+@dataclass
+class SequentialMNIST(MNISTSequence):
+    """S-MNIST: 784 steps of one pixel."""
+
+    name: ClassVar[str] = "smnist"
+    inputs: ClassVar[int] = 1
+    time_steps: ClassVar[int] = 784  # type: ignore[assignment]
+
+    # Yin et al. 2023: Adamax 3e-3, alpha 0.1, beta 0.5, clip 1, batch 512, lr / 10 after epochs 10, 30, 50, 75, 90.
+    epochs: int = option(100, "passes over the training set")
+    batch_size: int = option(512, "samples per update")
+    schedule: Literal["constant", "cosine", "steps"] = option("steps", "learning rate over the epochs")
+    alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
+
+    def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return images.pixels(x)
+
+
+@dataclass
+class PermutedMNIST(SequentialMNIST):
+    """PS-MNIST: S-MNIST in one fixed random order of the pixels, drawn with its own seed and saved with the run."""
+
+    name: ClassVar[str] = "psmnist"
+
+    permutation_seed: int = option(0, "seed of the order of the pixels")
+
+    @property
+    def permutation(self) -> Tensor:
+        """The order of the pixels, int64 [784]."""
+        return torch.randperm(784, generator=torch.Generator().manual_seed(self.permutation_seed))
+
+    def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return images.pixels(x, self.permutation)

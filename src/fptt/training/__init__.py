@@ -1,0 +1,1 @@
+"""Running a task: the loop, checkpoints and what a run leaves on disk."""

@@ -1,0 +1,210 @@
+"""The training loop: epochs of batches through a learning rule, validation, checkpoints, one summary at the end."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import fptt
+from fptt import state as states
+from fptt.data.samples import Samples
+from fptt.errors import InputError
+from fptt.learning.fptt import FPTT
+from fptt.learning.rules import SequenceTrainer, make_optimizer
+from fptt.training import checkpoint
+from fptt.training.metrics import Totals, peak_memory_mb
+from fptt.training.run import Run
+
+
+class Report(Protocol):
+    """What the loop tells the outside: a progress display, a log, or nothing."""
+
+    def batch(self, epoch: int, batch: int, batches: int, totals: dict[str, float]) -> None: ...
+
+    def epoch(self, row: dict[str, Any]) -> None: ...
+
+
+class Stopped(Exception):
+    """Training was asked to stop and has saved where it was."""
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that the loop stops between two batches; a second one stops at once."""
+    event = threading.Event()
+
+    def handle(signum: int, frame: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """Everything a run of ``task`` needs, built from its settings alone.
+
+    Args:
+        task: see ``fptt.tasks.base.Task``.
+        run: the folder it is recorded in.
+    """
+
+    def __init__(self, task: Any, run: Run):
+        self.task, self.run = task, run
+        if task.threads:
+            torch.set_num_threads(task.threads)
+        torch.manual_seed(task.seed)
+        try:
+            self.device = torch.device(task.device)
+            self.model: nn.Module = task.model().to(self.device)
+            self.loss = task.loss().to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device '{task.device}' cannot be used ({str(error).splitlines()[0]})") from None
+        base = task.base_optimizer(self.model)
+        self.optimizer: Optimizer = make_optimizer(
+            task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
+        )
+        self.trainer = SequenceTrainer(self.model, self.loss, self.optimizer, task.number_of_parts, task.compile)
+        self.epoch = self.batch = 0  # the next to train
+        self.seconds = 0.0  # spent training, validation left out
+        self.steps = 0  # time steps trained
+
+    def fit(self, report: Report) -> dict[str, Any]:
+        """Train to the last epoch, test once, and return the summary. Raises ``Stopped`` after Ctrl-C or SIGTERM."""
+        train, validation, test = self.task.sets()
+        with stop_on_signal() as stop:
+            while self.epoch < self.task.epochs:
+                row = self.train_epoch(self.task.training_set(train, self.epoch), stop, report)
+                if len(validation):
+                    row |= {f"validation_{key}": value for key, value in self.evaluate(validation).items()}
+                self.run.append_metrics(row)
+                report.epoch(row)
+                self.epoch, self.batch = self.epoch + 1, 0
+                self.save()
+                if stop.is_set():
+                    raise Stopped
+            summary = self.summary(test)
+        self.run.write_summary(summary)
+        return summary
+
+    def train_epoch(self, samples: Samples, stop: threading.Event, report: Report) -> dict[str, Any]:
+        """One pass over ``samples``, from ``self.batch`` on; returns the epoch's row of metrics."""
+        task = self.task
+        generator = torch.Generator().manual_seed(task.seed * 1_000_003 + self.epoch)
+        batches = samples.number_of_batches(task.batch_size, drop_last=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = set_rate(group["lr"], task.learning_rate(self.epoch))
+        self.model.train()
+        self.loss.train()
+        totals = Totals(task.metric)
+        for number, (x, y) in enumerate(samples.batches(task.batch_size, shuffle=generator, drop_last=True)):
+            if number < self.batch:
+                continue
+            sequence = task.encode(x, generator).to(self.device)
+            start = time.perf_counter()
+            trained = self.trainer(sequence, y.to(self.device))
+            if not torch.isfinite(trained.loss):
+                raise InputError(
+                    f"the loss became {trained.loss.item()} in epoch {self.epoch + 1}, batch {number + 1}: lower --lr or set "
+                    f"--max-norm; the last checkpoint in {self.run.folder} is kept"
+                )
+            self.seconds += time.perf_counter() - start
+            self.steps += len(sequence)
+            totals.add(trained.output, y.to(self.device), trained.loss, trained.firing_rate)
+            report.batch(self.epoch, number + 1, batches, totals.result())
+            if stop.is_set() and number + 1 < batches:
+                self.batch = number + 1
+                self.save()
+                raise Stopped
+        if isinstance(self.optimizer, FPTT):
+            self.optimizer.restart_from_average()
+        return {"epoch": self.epoch + 1, "lr": task.learning_rate(self.epoch), **totals.result(), "seconds": self.seconds}
+
+    @torch.no_grad()
+    def evaluate(self, samples: Samples) -> dict[str, float]:
+        """Loss, score and firing rate on ``samples``, with the averaged weights where the rule keeps them."""
+        self.model.eval()
+        totals = Totals(self.task.metric)
+        generator = torch.Generator().manual_seed(0)
+        averaged = self.optimizer.averaged_weights() if isinstance(self.optimizer, FPTT) else nullcontext()
+        with averaged:
+            for x, y in samples.batches(self.task.batch_size):
+                sequence, y = self.task.encode(x, generator).to(self.device), y.to(self.device)
+                state = states.initialise(self.model, sequence[0])
+                rate = torch.zeros((), device=self.device)
+                for x_t in sequence:
+                    output, state = self.model(x_t, state)
+                    rate += states.firing_rate(state)
+                totals.add(output, y, self.task.criterion(output, y), rate / len(sequence))
+        return totals.result()
+
+    def summary(self, test: Samples) -> dict[str, Any]:
+        """The run in one record; the test set is used here and nowhere else."""
+        task, result = self.task, self.evaluate(test)
+        return {
+            "task": task.name,
+            "rule": task.rule,
+            "neuron": task.neuron,
+            "seed": task.seed,
+            "epochs": task.epochs,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            f"test_{task.metric}": result[task.metric],
+            "test_loss": result["loss"],
+            "firing_rate": result["firing_rate"],
+            "peak_memory_mb": round(peak_memory_mb(self.device), 1),
+            "seconds_per_epoch": round(self.seconds / max(1, self.epoch), 3),
+            "steps_per_second": round(self.steps / self.seconds, 1) if self.seconds else None,
+            "version": fptt.__version__,
+            "torch": torch.__version__,
+            "device": task.device,
+            "threads": torch.get_num_threads(),
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint from which ``restore`` goes on as if nothing had happened."""
+        checkpoint.save(
+            self.run.checkpoint,
+            {
+                "version": fptt.__version__,
+                "model": self.model.state_dict(),
+                "loss": self.loss.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+                **{key: getattr(self, key) for key in ("epoch", "batch", "seconds", "steps")},
+            },
+        )
+
+    def restore(self) -> None:
+        """Take over the run's last checkpoint. Raises InputError where it is missing, damaged or of another network."""
+        content = checkpoint.load(self.run.checkpoint)
+        try:
+            self.model.load_state_dict(content["model"])
+            self.loss.load_state_dict(content["loss"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            torch.set_rng_state(content["random"])
+            for key in ("epoch", "batch", "seconds", "steps"):
+                setattr(self, key, content[key])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{self.run.checkpoint} does not fit these settings ({str(error).splitlines()[0]}): resume with those of config.yaml"
+            ) from None
+        self.run.keep_metrics_before(self.epoch)
+
+
+def set_rate(current: Any, rate: float) -> Any:
+    """``rate`` in the form of ``current``: a tensor is filled, so that a compiled step need not be compiled again."""
+    return current.fill_(rate) if isinstance(current, torch.Tensor) else rate

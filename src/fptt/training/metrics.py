@@ -1,0 +1,42 @@
+"""Running sums of what is reported, kept on the device, and the memory of the process."""
+
+import resource
+import sys
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+class Totals:
+    """Means over samples of loss, score and firing rate; nothing reaches the host before ``result``.
+
+    The score of "accuracy" is the share of samples whose largest output is the target's, that of "mse" the squared error.
+    """
+
+    def __init__(self, metric: Literal["accuracy", "mse"]):
+        self.metric = metric
+        self.samples = 0
+        self.sums: Tensor | None = None
+
+    def add(self, output: Tensor, target: Tensor, loss: Tensor, firing_rate: Tensor) -> None:
+        """``output`` and ``target`` [batch, ...] after the last step, mean ``loss`` and ``firing_rate`` of the batch."""
+        if self.metric == "accuracy":
+            score = (output.argmax(1) == target).float().mean()
+        else:
+            score = torch.nn.functional.mse_loss(output, target)
+        row = torch.stack([value.detach().to(output.device, torch.float64) for value in (loss, score, firing_rate)])
+        self.samples += len(target)
+        self.sums = row * len(target) if self.sums is None else self.sums + row * len(target)
+
+    def result(self) -> dict[str, float]:
+        """{"loss": ..., metric: ..., "firing_rate": ...}, NaN before the first batch."""
+        means = [float("nan")] * 3 if self.sums is None else (self.sums / self.samples).tolist()
+        return dict(zip(("loss", self.metric, "firing_rate"), means, strict=True))
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MB (2^20 bytes) so far: allocated on a CUDA device, else the resident set of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

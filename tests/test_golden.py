@@ -1,0 +1,183 @@
+"""Parity with the research code: float64 vectors, 1e-9 relative."""
+
+import pytest
+import torch
+from conftest import assert_close
+
+from fptt import detach, layers, surrogate
+from fptt.layers import LayerState
+from fptt.learning.fptt import FPTT
+from fptt.models.sequence import SequenceModel, SequenceState
+from fptt.neurons import LiquidConv, Neuron, NeuronState, make_neuron
+
+
+def load(parameters, **values):
+    """Copy golden values into the named parameters."""
+    with torch.no_grad():
+        for parameter, value in values.items():
+            target = parameters.get_parameter(parameter.replace("__", "."))
+            assert target.shape == value.shape
+            target.copy_(value)
+
+
+def load_recurrent(layer, golden, prefix):
+    """The research code has one matrix for [input, previous spikes]; ours are two."""
+    weight, inputs = golden[f"{prefix}x_weight"], layer.synapse.in_features
+    load(
+        layer,
+        synapse__weight=weight[:, :inputs],
+        synapse__bias=golden[f"{prefix}x_bias"],
+        recurrent__weight=weight[:, inputs:],
+        neuron__inv_tau_m__linear__weight=golden[f"{prefix}tauM_weight"],
+        neuron__inv_tau_m__linear__bias=golden[f"{prefix}tauM_bias"],
+        neuron__rho__linear__weight=golden[f"{prefix}tauAdp_weight"],
+        neuron__rho__linear__bias=golden[f"{prefix}tauAdp_bias"],
+    )
+
+
+def recurrent_values(values, inputs):
+    """Golden values by our parameter names, from a function name -> value."""
+    weight = values("x_weight")
+    return {
+        "synapse.weight": weight[..., :inputs],
+        "recurrent.weight": weight[..., inputs:],
+        "synapse.bias": values("x_bias"),
+        "neuron.inv_tau_m.linear.weight": values("tauM_weight"),
+        "neuron.inv_tau_m.linear.bias": values("tauM_bias"),
+        "neuron.rho.linear.weight": values("tauAdp_weight"),
+        "neuron.rho.linear.bias": values("tauAdp_bias"),
+    }
+
+
+def test_multi_gaussian(golden):
+    vectors = golden("surrogate")
+    x = vectors["membrane_minus_threshold"].requires_grad_()
+    z = surrogate.get("multi_gaussian")(x)
+    z.backward(vectors["upstream_gradient"])
+    assert torch.equal(z.detach(), vectors["spike"])
+    assert_close(x.grad, vectors["gradient"])
+
+
+@pytest.fixture
+def dense(golden):
+    vectors = golden("ltc_dense")
+    inputs, n = vectors["inputs"].shape[-1], vectors["v0"].shape[-1]
+    neuron = make_neuron("ltc", n, b0=vectors["baseline_threshold"])
+    layer = layers.dense(inputs, neuron, n, recurrent=True).double()
+    load_recurrent(layer, vectors, "param_layer1_")
+    return vectors, layer, LayerState(NeuronState(vectors["v0"], vectors["z0"], vectors["b0"]), None)
+
+
+def test_dense_forward(dense):
+    vectors, layer, state = dense
+    for t, x in enumerate(vectors["inputs"]):
+        z, state = layer(x, state)
+        assert torch.equal(z, vectors["z"][t])
+        assert_close(state.neuron.v.detach(), vectors["v"][t])
+        assert_close(state.neuron.b.detach(), vectors["b"][t])
+
+
+@pytest.mark.parametrize("kind", ["bptt", "last_step"])
+def test_dense_gradient(dense, kind):
+    vectors, layer, state = dense
+    for x in vectors["inputs"]:
+        z, state = layer(x, detach(state) if kind == "last_step" else state)
+    z.backward(vectors["cotangent"])
+    expected = recurrent_values(lambda name: vectors[f"grad_{kind}_layer1_{name}"], layer.synapse.in_features)
+    for name, parameter in layer.named_parameters():
+        assert_close(parameter.grad, expected[name])
+
+
+def load_conv(layer, vectors, convs, norms):
+    for name, conv in convs.items():
+        load(conv, weight=vectors[f"param_{name}_weight"], bias=vectors[f"param_{name}_bias"])
+    for name, norm in norms.items():
+        load(norm, weight=vectors[f"param_{name}_weight"], bias=vectors[f"param_{name}_bias"])
+
+
+def test_convolutional_forward(golden):
+    vectors = golden("ltc_conv")
+    channels = vectors["v0"].shape[1]
+    neuron = make_neuron("ltc", channels, convolutional=True, b0=vectors["baseline_threshold"])
+    layer = layers.convolutional(2, neuron, channels, pool=torch.nn.MaxPool2d(2)).double()
+    tau_m, tau_adp = neuron.inv_tau_m, neuron.rho
+    load_conv(
+        layer,
+        vectors,
+        {"conv1_x": layer.synapse, "conv_tauM": tau_m.conv, "conv_tauAdp": tau_adp.conv},
+        {"BN": layer.norm, "BN1": tau_m.norm, "BN2": tau_adp.norm},
+    )
+    start = layer.initial_state(vectors["inputs"][0])
+    state = start._replace(neuron=NeuronState(vectors["v0"], vectors["z0"], vectors["b0"]))
+    for t, x in enumerate(vectors["inputs"]):
+        z, state = layer(x, state)
+        assert torch.equal(z, vectors["z"][t])
+        assert_close(state.neuron.v.detach(), vectors["v"][t])
+        assert_close(state.neuron.b.detach(), vectors["b"][t])
+
+
+def test_detector_cell_forward(golden):
+    vectors = golden("ltc_conv_detection")
+    channels = vectors["v0"].shape[1]
+    neuron = Neuron(LiquidConv(channels), None, b0=vectors["threshold"])
+    layer = layers.convolutional(3, neuron, channels, stride=2).double()
+    load_conv(
+        layer,
+        vectors,
+        {"conv1_x": layer.synapse, "conv_tauM": neuron.inv_tau_m.conv},
+        {"BN": layer.norm, "BN1": neuron.inv_tau_m.norm},
+    )
+    start = layer.initial_state(vectors["inputs"][0])
+    state = start._replace(neuron=NeuronState(vectors["v0"], vectors["z0"], None))
+    for t, x in enumerate(vectors["inputs"]):
+        z, state = layer(x, state)
+        assert torch.equal(z, vectors["z"][t])
+        assert_close(state.neuron.v.detach(), vectors["v"][t])
+
+
+@pytest.mark.parametrize("name", ["adamax", "sgd", "adam_rho"])
+def test_fptt_trajectory(golden, name):
+    """Every update of a whole training: gradient before the regulariser, weights, averages and multipliers after it."""
+    vectors = golden(f"fptt_trajectory_{name}")
+    sequence, target = vectors["inputs"], vectors["targets"]
+    inputs, n, outputs = sequence.shape[-1], vectors["v0"].shape[-1], vectors["out0"].shape[-1]
+    model = SequenceModel(inputs, (n,), outputs, b0=vectors["baseline_threshold"]).double()
+    load_recurrent(model.layers[0], vectors, "init_param_hidden_layer1_")
+    load(
+        model,
+        output__weight=vectors["init_param_readout_weight"],
+        output__bias=vectors["init_param_readout_bias"],
+        readout__inv_tau__linear__weight=vectors["init_param_readout_tau_weight"],
+        readout__inv_tau__linear__bias=vectors["init_param_readout_tau_bias"],
+    )
+
+    def expected(prefix, t):
+        hidden = recurrent_values(lambda name: vectors[f"{prefix}_hidden_layer1_{name}"][t], inputs)
+        return {
+            **{f"layers.0.{key}": value for key, value in hidden.items()},
+            "output.weight": vectors[f"{prefix}_readout_weight"][t],
+            "output.bias": vectors[f"{prefix}_readout_bias"][t],
+            "readout.inv_tau.linear.weight": vectors[f"{prefix}_readout_tau_weight"][t],
+            "readout.inv_tau.linear.bias": vectors[f"{prefix}_readout_tau_bias"][t],
+        }
+
+    base = getattr(torch.optim, vectors["optimizer"])(model.parameters(), lr=vectors["lr"])
+    optimizer = FPTT(
+        base, alpha=vectors["alpha"], beta=vectors["beta"], rho=vectors["rho"], max_norm=vectors["clip"] or None
+    )
+    layer_state = LayerState(NeuronState(vectors["v0"], vectors["z0"], vectors["b0"]), None)
+    state = SequenceState((layer_state,), vectors["out0"])
+    for t, x in enumerate(sequence):
+        output, state = model(x, detach(state))
+        loss = (t + 1) / vectors["total_steps"] * torch.nn.functional.cross_entropy(output, target)
+        optimizer.zero_grad()
+        loss.backward()
+        assert_close(output.detach(), vectors["out"][t])
+        gradient, weight, average, lambda_ = (expected(p, t) for p in ("loss_gradient", "param", "average", "lambda"))
+        for key, parameter in model.named_parameters():
+            assert_close(parameter.grad, gradient[key])
+        optimizer.step()
+        for key, parameter in model.named_parameters():
+            assert_close(parameter.detach(), weight[key])
+            assert_close(optimizer.state[parameter]["average"], average[key])
+            assert_close(optimizer.state[parameter]["lambda_"], lambda_[key])
