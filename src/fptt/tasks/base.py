@@ -1,7 +1,6 @@
 """What every task has: its settings, which are also the command's options, and the few things a run needs of it."""
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fptt import surrogate
+from fptt.data import catalogue
 from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.learning.fptt import Form
@@ -64,7 +64,7 @@ class Task:
     device: str = option("cpu", "torch device: cpu, cuda, cuda:1, mps, ...")
     threads: int = option(0, "CPU threads; 0 leaves torch's choice")
     compile: bool = option(False, "run the training step through torch.compile: slow to start, then about twice as fast")
-    data: Path | None = option(None, "folder of the data sets; default $FPTT_DATA, else ~/.cache/fptt")
+    data: str | None = option(None, "folder of the data sets; default $FPTT_DATA, else ~/.cache/fptt")
 
     # What a page of tasks/ provides
 
@@ -114,8 +114,7 @@ class Task:
 
     @property
     def data_folder(self) -> Path:
-        folder = self.data or os.environ.get("FPTT_DATA") or Path.home() / ".cache" / "fptt"
-        return Path(folder).expanduser()
+        return catalogue.folder(self.data)
 
     def model(self) -> nn.Module:
         """A fresh network of these settings."""

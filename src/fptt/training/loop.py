@@ -188,8 +188,11 @@ class Trainer:
             },
         )
 
-    def restore(self) -> None:
-        """Take over the run's last checkpoint. Raises InputError where it is missing, damaged or of another network."""
+    def restore(self, keep_metrics: bool = False) -> None:
+        """Take over the run's last checkpoint; metrics of later epochs are dropped, as they will be made again.
+
+        Raises InputError where it is missing, damaged or of another network.
+        """
         content = checkpoint.load(self.run.checkpoint)
         try:
             self.model.load_state_dict(content["model"])
@@ -202,7 +205,8 @@ class Trainer:
             raise InputError(
                 f"{self.run.checkpoint} does not fit these settings ({str(error).splitlines()[0]}): resume with those of config.yaml"
             ) from None
-        self.run.keep_metrics_before(self.epoch)
+        if not keep_metrics:
+            self.run.keep_metrics_until(self.epoch)
 
 
 def set_rate(current: Any, rate: float) -> Any:

@@ -22,23 +22,24 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 class Run:
-    """A run folder. ``Run.create`` makes one, ``Run.open`` reads one; both raise InputError for what they cannot use."""
+    """A run folder: ``Run(folder).create(task)`` makes one, ``Run.open(folder)`` reads one.
+
+    Both raise InputError for what they cannot use.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.checkpoint = folder / "checkpoints" / "last.pt"
 
-    @classmethod
-    def create(cls, folder: Path, task: Any) -> "Run":
+    def create(self, task: Any) -> None:
+        folder = self.folder
         if (folder / "config.yaml").exists():
             raise InputError(f"{folder} already holds a run: continue it with --resume {folder}, or give another --out")
         try:
-            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-            run = cls(folder)
-            run.write_config(task)
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            self.write_config(task)
         except OSError as error:
             raise InputError(f"cannot write the run folder {folder} ({error.strerror}): give another with --out") from None
-        return run
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -88,8 +89,8 @@ class Run:
         except (ValueError, UnicodeDecodeError):
             raise InputError(f"{path} is damaged: every line must be JSON; remove the broken one") from None
 
-    def keep_metrics_before(self, epoch: int) -> None:
-        """Drop rows of ``epoch`` and later: they are about to be made again."""
+    def keep_metrics_until(self, epoch: int) -> None:
+        """Drop the rows of epochs after ``epoch``: they are about to be made again."""
         rows = [row for row in self.metrics() if row["epoch"] <= epoch]
         write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 

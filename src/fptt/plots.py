@@ -1,0 +1,119 @@
+"""Pictures of runs: learning curves, spike rasters, membrane and time-constant traces; PNG and SVG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from fptt.errors import InputError
+
+COLOURS = ("#3b6fb6", "#d1603d", "#3f9b6c", "#8a5fa8", "#c9a227", "#6b7280")
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write ``figure`` in the format of the path's suffix. Raises InputError where that cannot be done."""
+    try:
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write the picture {path} ({error}): give another --out, ending in .png or .svg") from None
+    finally:
+        plt.close(figure)
+
+
+def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
+    """Loss and score against the epoch for each (label, rows of metrics.jsonl): training dashed, validation solid."""
+    metric = "accuracy" if "accuracy" in runs[0][1][0] else "mse"
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+        for axis, key in zip(axes, ("loss", metric), strict=True):
+            for (label, rows), colour in zip(runs, COLOURS * len(runs), strict=False):
+                epochs = [row["epoch"] for row in rows]
+                marker = "o" if len(rows) < 3 else None
+                if key not in rows[0]:
+                    continue
+                validated = f"validation_{key}" in rows[0]
+                axis.plot(
+                    epochs,
+                    [row[key] for row in rows],
+                    "--" if validated else "-",
+                    color=colour,
+                    alpha=0.6 if validated else 1,
+                    marker=marker,
+                    label=f"{label}, training",
+                )
+                if validated:
+                    axis.plot(
+                        epochs,
+                        [row[f"validation_{key}"] for row in rows],
+                        color=colour,
+                        marker=marker,
+                        label=f"{label}, validation",
+                    )
+            axis.set(xlabel="epoch", ylabel={"mse": "mean squared error"}.get(key, key))
+            if key in ("loss", "mse"):
+                axis.set_yscale("log")
+        axes[1].legend(fontsize=8)
+    return figure
+
+
+def raster(layers: Sequence[dict[str, Any]], title: str = "", sample: int = 0) -> Figure:
+    """Spikes of each layer for one sample; ``layers`` as returned by ``training.record.record``."""
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(
+            len(layers), 1, figsize=(8, 2.2 * len(layers) + 0.6), sharex=True, squeeze=False, layout="constrained"
+        )
+        for number, (layer, axis) in enumerate(zip(layers, axes[:, 0], strict=True), 1):
+            z = np.asarray(layer["z"])[:, sample]
+            steps, neurons = np.nonzero(z)
+            axis.scatter(steps, neurons, s=max(1.5, 400 / len(z) / 4), marker="|", color=COLOURS[(number - 1) % len(COLOURS)])
+            axis.set(ylabel="neuron", ylim=(-1, z.shape[1]), xlim=(-0.5, len(z) - 0.5))
+            axis.set_title(f"layer {number}: {z.mean():.3f} spikes per neuron and step", loc="left")
+        axes[-1, 0].set_xlabel("time step")
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def traces(layers: Sequence[dict[str, Any]], title: str = "", sample: int = 0, neurons: int = 3, b0: float = 0.1) -> Figure:
+    """Membrane potential with threshold and spikes, and time constants, of the most active neurons of the last layer."""
+    layer = {name: np.asarray(values)[:, sample] for name, values in layers[-1].items()}
+    chosen = np.argsort(-layer["z"].sum(0), kind="stable")[:neurons]
+    steps = np.arange(len(layer["z"]))
+    rates = [name for name in ("inv_tau_m", "rho") if name in layer]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(chosen), 2, figsize=(10, 1.9 * len(chosen) + 0.6), sharex=True, squeeze=False, layout="constrained"
+        )
+        for n, (left, right) in zip(chosen, axes, strict=True):
+            threshold = b0 + 1.8 * layer["b"][:, n] if "b" in layer else np.full(len(steps), b0)
+            left.plot(steps, layer["v"][:, n], color=COLOURS[0], label="membrane potential v")
+            left.plot(steps, threshold, color=COLOURS[1], linewidth=1, label="threshold")
+            fired = steps[layer["z"][:, n] > 0]
+            left.plot(fired, threshold[fired], "|", color="black", markersize=9, label="spike")
+            left.set_ylabel(f"neuron {n}")
+            for name, colour in zip(rates, COLOURS[2:], strict=False):
+                label = {"inv_tau_m": "inverse membrane time constant", "rho": "retention of the adaptation"}[name]
+                right.plot(steps, layer[name][:, n], color=colour, label=label)
+            right.set(ylim=(0, 1), ylabel="per step")
+        for axis in axes[0]:
+            axis.legend(fontsize=8, loc="upper right")
+        for axis in axes[-1]:
+            axis.set_xlabel("time step")
+        figure.suptitle(title, fontsize=11)
+    return figure
