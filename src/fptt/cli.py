@@ -73,10 +73,7 @@ def train(arguments: list[str]) -> int:
     elif config := _value(arguments, "--config"):
         name = _task_of(Path(config))
     task_class = tasks.get(name)
-    parser = _train_parser(task_class)
-    settings = vars(_parse(parser, arguments))
-    fields = {field.name: settings[field.name] for field in dataclasses.fields(task_class)}
-    task = task_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+    task, settings = _task(task_class, arguments)
 
     from rich.console import Console
 
@@ -136,9 +133,7 @@ def plot(arguments: list[str]) -> int:
     """fptt plot RUN... [options]"""
     parser = argparse.ArgumentParser(prog="fptt plot", description="Draw runs; the file's suffix chooses PNG or SVG.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; several share one set of curves")
-    parser.add_argument(
-        "--kind", choices=("curves", "raster", "traces"), default="curves", help="learning curves, spikes, or membranes (curves)"
-    )
+    parser.add_argument("--kind", choices=("curves", "raster", "traces"), default="curves", help="what to draw (curves)")
     parser.add_argument("--out", type=Path, help="picture to write; default RUN/KIND.png")
     parser.add_argument("--labels", nargs="+", help="names of the runs in the legend; default their folders' names")
     parser.add_argument("--sample", type=int, default=0, help="test sample of a raster or traces (0)")
@@ -205,7 +200,7 @@ def data(arguments: list[str]) -> int:
     return 0
 
 
-def _train_parser(task_class: "type[Task]") -> "jsonargparse.ArgumentParser":
+def _train_parser(task_class: Any) -> "jsonargparse.ArgumentParser":
     """All settings of a task as options, and as keys of a config file."""
     import jsonargparse
 
@@ -231,19 +226,27 @@ def _train_parser(task_class: "type[Task]") -> "jsonargparse.ArgumentParser":
             parser.add_argument(option, action=action, default=field.default, help=field.metadata["help"])
         elif get_origin(hint) is tuple:
             parser.add_argument(
-                option, type=get_args(hint)[0], nargs="+", default=list(field.default), help=field.metadata["help"]
+                option,
+                type=get_args(hint)[0],
+                nargs="+",
+                default=list(getattr(task_class, field.name)),
+                help=field.metadata["help"],
             )
         else:
             parser.add_argument(option, type=hint, default=field.default, help=field.metadata["help"])
     return parser
 
 
-def _parse(parser: "jsonargparse.ArgumentParser", arguments: list[str]) -> Any:
+def _task(task_class: Any, arguments: list[str]) -> "tuple[Task, dict[str, Any]]":
+    """The task with the settings that ``arguments`` give it, and all options."""
+    parser = _train_parser(task_class)
     try:
-        return parser.parse_args(arguments)
+        options = vars(parser.parse_args(arguments))
     except argparse.ArgumentError as error:
         message = " ".join(str(error).split())
         raise InputError(f"{message} (see {parser.prog} --help)") from None
+    settings = {field.name: options[field.name] for field in dataclasses.fields(task_class)}
+    return task_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}), options
 
 
 def _value(arguments: list[str], option: str) -> str | None:
@@ -276,13 +279,9 @@ def _trained(options: argparse.Namespace) -> "Trainer":
     from fptt.training.run import Run
 
     run = Run.open(options.run)
-    name, settings = run.config()
-    settings |= {key: value for key in ("data", "device") if (value := getattr(options, key)) is not None}
-    task_class = tasks.get(name)
-    known = {field.name for field in dataclasses.fields(task_class)}
-    if unknown := set(settings) - known:
-        raise InputError(f"{options.run}/config.yaml has settings that task '{name}' lacks: {', '.join(sorted(unknown))}")
-    task = task_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+    task_class = tasks.get(run.config()[0])
+    given = [f"--{key}={value}" for key in ("data", "device") if (value := getattr(options, key)) is not None]
+    task, _ = _task(task_class, ["--config", str(options.run / "config.yaml"), *given])
     trainer = Trainer(task, run)
     trainer.restore(keep_metrics=True)
     if isinstance(trainer.optimizer, FPTT):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from fptt.errors import InputError
 
 COLOURS = ("#3b6fb6", "#d1603d", "#3f9b6c", "#8a5fa8", "#c9a227", "#6b7280")
-STYLE = {
+STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -70,6 +70,17 @@ def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
             if key in ("loss", "mse"):
                 axis.set_yscale("log")
         axes[1].legend(fontsize=8)
+    return figure
+
+
+def scaling(series: dict[str, list[tuple[float, float]]], xlabel: str, ylabel: str) -> Figure:
+    """Lines through (x, y) points on logarithmic axes, one for each name of ``series``."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
+        for (label, points), colour in zip(series.items(), COLOURS, strict=False):
+            axis.loglog(*zip(*points, strict=True), "o-", color=colour, label=label)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.legend()
     return figure
 
 

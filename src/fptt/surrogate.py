@@ -78,6 +78,6 @@ def get(name: str = "multi_gaussian", *parameters: float) -> SpikeFunction:
     derivative = DERIVATIVES[name]
 
     def spike(x: Tensor) -> Tensor:
-        return _Spike.apply(x, derivative, parameters)  # type: ignore[no-any-return]
+        return _Spike.apply(x, derivative, parameters)
 
     return spike

@@ -41,14 +41,14 @@ def mnist(folder: Path, validation_size: int, seed: int = 0, kind: str = "MNIST"
             ) from None
         except (ValueError, IndexError, AssertionError, KeyError, TypeError) as error:
             raise InputError(
-                f"{kind} under {Path(folder) / kind / 'raw'} is damaged ({_first_line(error)}): delete the folder and fetch it again"
+                f"{kind} under {folder}/{kind}/raw is damaged ({_first_line(error)}): delete that folder and fetch it again"
             ) from None
         x, y = data.data.float() / 255, data.targets
         expected = 60_000 if train else 10_000
         if len(x) != expected or x.shape[1:] != (28, 28) or len(y) != expected:
             raise InputError(
-                f"{kind} under {Path(folder) / kind / 'raw'} is damaged: expected {expected} images of 28 x 28, "
-                f"found {len(y)} labels and images {list(x.shape)}; delete the folder and fetch it again"
+                f"{kind} under {folder}/{kind}/raw is damaged: expected {expected} images of 28 x 28, "
+                f"found {len(y)} labels and images {list(x.shape)}; delete that folder and fetch it again"
             )
         sets.append(Samples(x, y, "train" if train else "test"))
     return *split(sets[0], validation_size, ("train", "validation"), seed), sets[1]

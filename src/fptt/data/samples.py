@@ -32,7 +32,7 @@ class Samples:
         Raises InputError for a batch larger than the set, and for inputs that are not finite.
         """
         if batch_size > len(self) and drop_last:
-            raise InputError(f"--batch-size {batch_size} is larger than the {self.name} set of {len(self)}: choose a smaller one")
+            raise InputError(f"--batch-size {batch_size} is larger than the {self.name} set of {len(self)}: lower it")
         order = torch.arange(len(self)) if shuffle is None else torch.randperm(len(self), generator=shuffle)
         end = len(self) - len(self) % batch_size if drop_last else len(self)
         for start in range(0, end, batch_size):

@@ -80,7 +80,7 @@ class FPTT(Optimizer):
         self.param_groups = base.param_groups
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; returns the closure's loss where one is given (as optimizers like LBFGS need)."""
         if closure is None:
             self._add_regulariser()
@@ -109,7 +109,7 @@ class FPTT(Optimizer):
         """Add R's gradient, -linear lambda + alpha (w - average), to the gradients and clip the sum."""
         gradients: list[Tensor] = []
         for w, average, lambda_, group in self._groups():
-            g = [p.grad for p in w]
+            g = [p.grad for p in w if p.grad is not None]
             if any(grad.is_sparse for grad in g):
                 raise RuntimeError("FPTT does not support sparse gradients: build the embedding with sparse=False")
             torch._foreach_add_(g, lambda_, alpha=-self.linear)

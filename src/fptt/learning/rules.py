@@ -12,7 +12,7 @@ so BPTT, truncated BPTT and FPTT differ in nothing else and train the same model
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,11 @@ def make_optimizer(
         return FPTT(base, alpha=alpha, beta=beta, rho=rho, form=form, max_norm=max_norm)
     if max_norm is not None:
         parameters = [p for group in base.param_groups for p in group["params"]]
-        base.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(parameters, max_norm) and None)
+
+        def clip(*_: Any) -> None:
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+        base.register_step_pre_hook(clip)
     return base
 
 
@@ -85,11 +89,22 @@ class SequenceTrainer:
     """
 
     def __init__(self, model: nn.Module, loss: StepLoss, optimizer: Optimizer, parts: int, compiled: bool = False):
-        self.model, self.loss, self.optimizer, self.parts = model, loss, optimizer, parts
-        self._advance, self._finish, self._update = self.advance, self.finish, optimizer.step
+        self.model, self.loss, self.optimizer, self.parts, self.compiled = model, loss, optimizer, parts, compiled
+        self._advance, self._finish, self._update = self.advance, self.finish, self.update
         if compiled:
             self._advance, self._finish = torch.compile(self.advance), torch.compile(self.finish)
-            self._update = torch.compile(lambda: optimizer.step() and None)  # type: ignore[assignment]
+            self._update = torch.compile(self.update)
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Fit the optimizer to the step; to be called again after its ``load_state_dict``.
+
+        A learning rate that is a number would be compiled in, and every change of it compiled anew: a tensor is not.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"]).clone() if self.compiled else float(group["lr"])
+            if "capturable" in group:  # torch's condition for such a rate
+                group["capturable"] = self.compiled
 
     def advance(self, x_t: Tensor, state: State) -> tuple[State, Tensor]:
         """A step inside a part: the graph goes on."""
@@ -101,6 +116,9 @@ class SequenceTrainer:
         output, state = self.model(x_t, state)
         objective, criterion = self.loss(output, target, part)
         return objective, criterion, output.detach(), states.detach(state), states.firing_rate(state)
+
+    def update(self) -> None:
+        self.optimizer.step()
 
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
         """Train on ``sequence`` [time, batch, ...] towards ``target``; one update per part."""

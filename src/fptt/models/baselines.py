@@ -16,14 +16,14 @@ class RecurrentBaseline(nn.Module):
 
     def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, cell: Literal["lstm", "rnn"] = "lstm"):
         super().__init__()
-        self.inputs = inputs
+        self.inputs, self.hidden = inputs, hidden
         make = nn.LSTMCell if cell == "lstm" else nn.RNNCell
         self.cells = nn.ModuleList(make(before, n) for before, n in zip((inputs, *hidden), hidden, strict=False))
         self.output = nn.Linear(hidden[-1], outputs)
 
     def initial_state(self, x: Tensor) -> tuple[Tensor | tuple[Tensor, Tensor], ...]:
         """Zeros for every cell; ``x`` [batch, inputs]."""
-        zeros = [x.new_zeros(len(x), cell.hidden_size) for cell in self.cells]
+        zeros = [x.new_zeros(len(x), hidden) for hidden in self.hidden]
         return tuple((z, z.clone()) if isinstance(cell, nn.LSTMCell) else z for cell, z in zip(self.cells, zeros, strict=True))
 
     def forward(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:  # type: ignore[type-arg]

@@ -1,6 +1,6 @@
 """Spiking networks for sequences: dense or recurrent layers of one neuron kind and a readout."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -46,7 +46,7 @@ class SequenceModel(nn.Module):
         norm_steps: int | None = None,
         readout: Readout = "liquid",
         gamma: float = 0.1,
-        **neuron_options: object,
+        **neuron_options: Any,
     ):
         super().__init__()
         sizes = (inputs, *hidden)
@@ -66,7 +66,7 @@ class SequenceModel(nn.Module):
         """The state before the first input ``x`` [batch, inputs]."""
         states = []
         for layer in self.layers:
-            states.append(layer.initial_state(x))
+            states.append(layer.initial_state(x))  # type: ignore[operator]
             x = states[-1].neuron.z
         return SequenceState(tuple(states), None if self.readout is None else x.new_zeros(len(x), self.output.out_features))
 
@@ -82,4 +82,3 @@ class SequenceModel(nn.Module):
             return self.output(after[-1].neuron.v), SequenceState(tuple(after), None)
         output, readout = self.readout(self.output(x), readout)
         return output, SequenceState(tuple(after), readout)
-

@@ -14,6 +14,7 @@ TASKS = {
     "rmnist": ("fptt.tasks.mnist:RowMNIST", "MNIST row by row, repeated as a constant current, or rate-coded"),
     "smnist": ("fptt.tasks.mnist:SequentialMNIST", "MNIST pixel by pixel, 784 steps"),
     "psmnist": ("fptt.tasks.mnist:PermutedMNIST", "MNIST pixel by pixel in a fixed random order"),
+    "arrays": ("fptt.tasks.arrays:Arrays", "your own sequences, from an .npz file"),
 }
 
 

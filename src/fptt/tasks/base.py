@@ -112,6 +112,23 @@ class Task:
     def number_of_parts(self) -> int:
         return number_of_parts(self.rule, self.time_steps, self.parts)
 
+    def command(self) -> str:
+        """The shortest ``fptt train`` command that gives these settings; where the data lie is left to $FPTT_DATA."""
+        words = ["fptt", "train", self.name]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value == field.default or field.name == "data":
+                continue
+            name = field.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no-{name}")
+            else:
+                words += [
+                    f"--{name}",
+                    *(map(str, value) if isinstance(value, tuple) else ["null" if value is None else str(value)]),
+                ]
+        return " ".join(words)
+
     @property
     def data_folder(self) -> Path:
         return catalogue.folder(self.data)
@@ -119,7 +136,7 @@ class Task:
     def model(self) -> nn.Module:
         """A fresh network of these settings."""
         if self.neuron in ("lstm", "rnn"):
-            return RecurrentBaseline(self.inputs, self.hidden, self.outputs, self.neuron)  # type: ignore[arg-type]
+            return RecurrentBaseline(self.inputs, self.hidden, self.outputs, self.neuron)
         steps = {"none": None, "time": self.time_steps, "shared": 1}[self.norm]
         return SequenceModel(
             self.inputs,
@@ -146,8 +163,7 @@ class Task:
         return StepLoss(self.criterion, parts, self.weights, auxiliary)
 
     def base_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        lr = torch.tensor(self.lr) if self.compile else self.lr  # a number would be compiled in
-        return OPTIMIZERS[self.optimizer](model.parameters(), lr=lr, foreach=True)  # type: ignore[arg-type]
+        return OPTIMIZERS[self.optimizer](model.parameters(), lr=self.lr, foreach=True)
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate in ``epoch``, counted from 0."""

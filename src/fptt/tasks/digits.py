@@ -23,6 +23,7 @@ class Digits(Task):
     epochs: int = option(60, "passes over the training set")
     batch_size: int = option(64, "samples per update")
     hidden: tuple[int, ...] = option((128,), "neurons of each layer, bottom first")
+    lr: float = option(1e-2, "learning rate")
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
     schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
     norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")

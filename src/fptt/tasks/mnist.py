@@ -17,11 +17,13 @@ class MNISTSequence(Task):
     """What the three tasks share: the data, two LTC layers of 256 with batch norm through time."""
 
     validation_size: int = option(5000, "of the 60,000 training images, so many are held out for validation; 0 for none")
+    training_size: int | None = option(None, "train on no more than so many of the remaining images")
     hidden: tuple[int, ...] = option((256, 256), "neurons of each layer, bottom first")
     norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
 
     def sets(self) -> tuple[Samples, Samples, Samples]:
-        return images.mnist(self.data_folder, self.validation_size)
+        train, validation, test = images.mnist(self.data_folder, self.validation_size)
+        return Samples(train.x[: self.training_size], train.y[: self.training_size], "train"), validation, test
 
 
 @dataclass
@@ -34,7 +36,9 @@ class RowMNIST(MNISTSequence):
     length: int = option(20, "time steps of the encodings 'repeated' and 'rate'")
 
     # No reference for rows; chosen on the validation set.
-    epochs: int = option(20, "passes over the training set")
+    epochs: int = option(12, "passes over the training set")
+    batch_size: int = option(125, "samples per update")
+    lr: float = option(1e-2, "learning rate")
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
     schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
 
@@ -65,7 +69,7 @@ class SequentialMNIST(MNISTSequence):
 
     name: ClassVar[str] = "smnist"
     inputs: ClassVar[int] = 1
-    time_steps: ClassVar[int] = 784  # type: ignore[assignment]
+    time_steps: ClassVar[int] = 784
 
     # Yin et al. 2023: Adamax 3e-3, alpha 0.1, beta 0.5, clip 1, batch 512, lr / 10 after epochs 10, 30, 50, 75, 90.
     epochs: int = option(100, "passes over the training set")

@@ -28,7 +28,7 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"no checkpoint at {path}: the run stopped before its first epoch ended; train it anew") from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path} is damaged or not a checkpoint of fptt ({type(error).__name__}); nothing was loaded") from None
+        raise InputError(f"{path} is damaged or no checkpoint of fptt ({type(error).__name__}); nothing was loaded") from None
     if not isinstance(content, dict) or "model" not in content:
         raise InputError(f"{path} is not a checkpoint of fptt: it holds no model; nothing was loaded")
     return content

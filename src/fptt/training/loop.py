@@ -1,5 +1,6 @@
 """The training loop: epochs of batches through a learning rule, validation, checkpoints, one summary at the end."""
 
+import platform
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from fptt.errors import InputError
 from fptt.learning.fptt import FPTT
 from fptt.learning.rules import SequenceTrainer, make_optimizer
 from fptt.training import checkpoint
-from fptt.training.metrics import Totals, peak_memory_mb
+from fptt.training.metrics import Totals, machine, peak_memory_mb
 from fptt.training.run import Run
 
 
@@ -170,8 +171,10 @@ class Trainer:
             "steps_per_second": round(self.steps / self.seconds, 1) if self.seconds else None,
             "version": fptt.__version__,
             "torch": torch.__version__,
-            "device": task.device,
+            "python": platform.python_version(),
+            "machine": machine(self.device),
             "threads": torch.get_num_threads(),
+            "command": task.command(),
         }
 
     def save(self) -> None:
@@ -198,12 +201,14 @@ class Trainer:
             self.model.load_state_dict(content["model"])
             self.loss.load_state_dict(content["loss"])
             self.optimizer.load_state_dict(content["optimizer"])
+            self.trainer.prepare()
             torch.set_rng_state(content["random"])
             for key in ("epoch", "batch", "seconds", "steps"):
                 setattr(self, key, content[key])
         except (RuntimeError, KeyError, ValueError) as error:
             raise InputError(
-                f"{self.run.checkpoint} does not fit these settings ({str(error).splitlines()[0]}): resume with those of config.yaml"
+                f"{self.run.checkpoint} does not fit these settings ({str(error).splitlines()[0]}): "
+                "resume with those of the run's config.yaml"
             ) from None
         if not keep_metrics:
             self.run.keep_metrics_until(self.epoch)

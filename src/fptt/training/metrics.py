@@ -1,7 +1,10 @@
 """Running sums of what is reported, kept on the device, and the memory of the process."""
 
+import os
+import platform
 import resource
 import sys
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -33,6 +36,16 @@ class Totals:
         """{"loss": ..., metric: ..., "firing_rate": ...}, NaN before the first batch."""
         means = [float("nan")] * 3 if self.sums is None else (self.sums / self.samples).tolist()
         return dict(zip(("loss", self.metric, "firing_rate"), means, strict=True))
+
+
+def machine(device: torch.device) -> str:
+    """The processor, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    models = []
+    if Path("/proc/cpuinfo").exists():
+        models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def peak_memory_mb(device: torch.device) -> float:

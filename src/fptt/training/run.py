@@ -102,7 +102,7 @@ class Run:
         try:
             summary: dict[str, Any] = json.loads(path.read_text())
         except FileNotFoundError:
-            raise InputError(f"{self.folder} has no summary.json yet: finish it with fptt train --resume {self.folder}") from None
+            raise InputError(f"{self.folder} is unfinished: complete it with fptt train --resume {self.folder}") from None
         except ValueError:
             raise InputError(f"{path} is damaged: make it again with fptt train --resume {self.folder}") from None
         return summary
