@@ -1,6 +1,7 @@
 """Fixtures: golden vectors and real data, found through $FPTT_GOLDEN and $FPTT_DATA; tests skip where they are absent."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,34 @@ def data():
     if not folder:
         pytest.skip("real data: set FPTT_DATA to the folder that holds the data sets")
     return Path(folder)
+
+
+@pytest.fixture
+def small_mnist(monkeypatch):
+    """Replaces MNIST by a few random images, labelled by their brighter half."""
+    from fptt.data import images
+    from fptt.data.samples import Samples
+
+    def mnist(folder, validation_size, seed=0, kind="MNIST"):
+        x = torch.rand(24, 28, 28, generator=torch.Generator().manual_seed(seed))
+        y = (x[:, :14].sum((1, 2)) > x[:, 14:].sum((1, 2))).long()
+        return tuple(Samples(x[n : n + 8], y[n : n + 8], name) for n, name in ((0, "train"), (8, "validation"), (16, "test")))
+
+    monkeypatch.setattr(images, "mnist", mnist)
+
+
+class Silent:
+    """A report that says nothing and, if asked to, sends Ctrl-C after one batch (epochs and batches counted from 1)."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after, self.rows = stop_after, []
+
+    def batch(self, epoch, batch, batches, totals):
+        if (epoch + 1, batch) == self.stop_after:
+            signal.raise_signal(signal.SIGINT)
+
+    def epoch(self, row):
+        self.rows.append(row)
 
 
 def assert_close(actual, expected, tolerance=1e-9):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import assert_close
 
+from conftest import assert_close
 from fptt import detach, layers, surrogate
 from fptt.layers import LayerState
 from fptt.learning.fptt import FPTT
@@ -162,9 +162,7 @@ def test_fptt_trajectory(golden, name):
         }
 
     base = getattr(torch.optim, vectors["optimizer"])(model.parameters(), lr=vectors["lr"])
-    optimizer = FPTT(
-        base, alpha=vectors["alpha"], beta=vectors["beta"], rho=vectors["rho"], max_norm=vectors["clip"] or None
-    )
+    optimizer = FPTT(base, alpha=vectors["alpha"], beta=vectors["beta"], rho=vectors["rho"], max_norm=vectors["clip"] or None)
     layer_state = LayerState(NeuronState(vectors["v0"], vectors["z0"], vectors["b0"]), None)
     state = SequenceState((layer_state,), vectors["out0"])
     for t, x in enumerate(sequence):

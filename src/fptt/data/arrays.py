@@ -1,6 +1,7 @@
 """A user's own sequences, from one NumPy .npz file."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def load(path: Path, validation_size: int, test_size: int, seed: int = 0) -> tup
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: give --file an .npz file with x_train and y_train") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path} is damaged or no .npz file ({type(error).__name__}): write it again with numpy.savez"
         ) from None

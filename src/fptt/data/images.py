@@ -35,23 +35,25 @@ def mnist(folder: Path, validation_size: int, seed: int = 0, kind: str = "MNIST"
         try:
             data = getattr(datasets, kind)(str(folder), train=train, download=True)
         except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "download" not in str(error):
+                raise _damaged(kind, folder, _first_line(error)) from None
             raise InputError(
                 f"{kind} is not under {folder} and could not be fetched ({_first_line(error)}): "
                 f"give the folder that holds {kind}/raw with --data or $FPTT_DATA"
             ) from None
         except (ValueError, IndexError, AssertionError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{kind} under {folder}/{kind}/raw is damaged ({_first_line(error)}): delete that folder and fetch it again"
-            ) from None
+            raise _damaged(kind, folder, _first_line(error)) from None
         x, y = data.data.float() / 255, data.targets
         expected = 60_000 if train else 10_000
         if len(x) != expected or x.shape[1:] != (28, 28) or len(y) != expected:
-            raise InputError(
-                f"{kind} under {folder}/{kind}/raw is damaged: expected {expected} images of 28 x 28, "
-                f"found {len(y)} labels and images {list(x.shape)}; delete that folder and fetch it again"
-            )
+            found = f"expected {expected} images of 28 x 28, found {len(y)} labels and images {list(x.shape)}"
+            raise _damaged(kind, folder, found)
         sets.append(Samples(x, y, "train" if train else "test"))
     return *split(sets[0], validation_size, ("train", "validation"), seed), sets[1]
+
+
+def _damaged(kind: str, folder: Path, what: str) -> InputError:
+    return InputError(f"{kind} under {folder}/{kind}/raw is damaged ({what}): delete that folder and fetch it again")
 
 
 def _first_line(error: Exception) -> str:

@@ -35,7 +35,8 @@ def number_of_parts(rule: Rule, time_steps: int, parts: int | None) -> int:
         raise ValueError(f"a sequence needs at least one time step, got {time_steps}")
     if rule == "bptt":
         return 1
-    parts = parts or (time_steps if rule == "fptt" else min(10, time_steps))
+    if parts is None:
+        parts = time_steps if rule == "fptt" else min(10, time_steps)
     if not 1 <= parts <= time_steps:
         raise ValueError(f"cannot cut {time_steps} time steps into {parts} parts: choose 1 to {time_steps}")
     return parts

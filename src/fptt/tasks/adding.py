@@ -35,7 +35,7 @@ class Adding(Task):
     epochs: int = option(20, "passes of so many iterations")
     parts: int | None = option(10, "updates per sequence (FPTT-K)")
     optimizer: Literal["adamax", "adam", "sgd"] = option("adam", "base optimizer")
-    alpha: float = option(0.02, "strength of FPTT's regulariser, relative to the scale of the loss")
+    alpha: float = option(0.002, "strength of FPTT's regulariser, relative to the scale of the loss")
     schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
     b0: float = option(0.5, "baseline threshold")
     adaptive: bool = option(False, "adaptive threshold (ALIF and LTC)")

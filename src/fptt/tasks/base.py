@@ -1,6 +1,7 @@
 """What every task has: its settings, which are also the command's options, and the few things a run needs of it."""
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -99,6 +100,8 @@ class Task:
             raise InputError(f"--hidden needs at least one layer of at least one neuron, got {list(self.hidden)}")
         if not self.lr > 0:
             raise InputError(f"--lr must be positive, got {self.lr}")
+        if self.batch_size < 2 and self.norm != "none" and self.neuron not in ("lstm", "rnn"):
+            raise InputError("--batch-size 1 has no batch statistics: raise it, or train with --norm none")
         if self.rule == "fptt" and not self.alpha > 0:
             raise InputError(f"--alpha must be positive, got {self.alpha}; --rule tbptt trains without the regulariser")
         surrogate.get(self.surrogate)
@@ -127,7 +130,7 @@ class Task:
                     f"--{name}",
                     *(map(str, value) if isinstance(value, tuple) else ["null" if value is None else str(value)]),
                 ]
-        return " ".join(words)
+        return shlex.join(words)
 
     @property
     def data_folder(self) -> Path:

@@ -83,6 +83,7 @@ class Trainer:
         self.epoch = self.batch = 0  # the next to train
         self.seconds = 0.0  # spent training, validation left out
         self.steps = 0  # time steps trained
+        self.totals = Totals(task.metric)  # of the epoch
 
     def fit(self, report: Report) -> dict[str, Any]:
         """Train to the last epoch, test once, and return the summary. Raises ``Stopped`` after Ctrl-C or SIGTERM."""
@@ -105,17 +106,18 @@ class Trainer:
     def train_epoch(self, samples: Samples, stop: threading.Event, report: Report) -> dict[str, Any]:
         """One pass over ``samples``, from ``self.batch`` on; returns the epoch's row of metrics."""
         task = self.task
-        generator = torch.Generator().manual_seed(task.seed * 1_000_003 + self.epoch)
+        shuffle, encoding = torch.Generator().manual_seed(self.batch_seed(0)), torch.Generator()
         batches = samples.number_of_batches(task.batch_size, drop_last=True)
         for group in self.optimizer.param_groups:
             group["lr"] = set_rate(group["lr"], task.learning_rate(self.epoch))
         self.model.train()
         self.loss.train()
-        totals = Totals(task.metric)
-        for number, (x, y) in enumerate(samples.batches(task.batch_size, shuffle=generator, drop_last=True)):
+        totals = self.totals
+        for number, (x, y) in enumerate(samples.batches(task.batch_size, shuffle=shuffle, drop_last=True)):
             if number < self.batch:
                 continue
-            sequence = task.encode(x, generator).to(self.device)
+            torch.manual_seed(self.batch_seed(number + 1))
+            sequence = task.encode(x, encoding.manual_seed(self.batch_seed(number + 1))).to(self.device)
             start = time.perf_counter()
             trained = self.trainer(sequence, y.to(self.device))
             if not torch.isfinite(trained.loss):
@@ -133,7 +135,12 @@ class Trainer:
                 raise Stopped
         if isinstance(self.optimizer, FPTT):
             self.optimizer.restart_from_average()
+        self.totals = Totals(task.metric)
         return {"epoch": self.epoch + 1, "lr": task.learning_rate(self.epoch), **totals.result(), "seconds": self.seconds}
+
+    def batch_seed(self, number: int) -> int:
+        """A seed of its own for every batch: training goes on alike wherever and on whatever device it was interrupted."""
+        return ((self.task.seed * 1_000_003 + self.epoch) * 1_000_003 + number) % 2**63
 
     @torch.no_grad()
     def evaluate(self, samples: Samples) -> dict[str, float]:
@@ -186,7 +193,7 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "loss": self.loss.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
+                "totals": self.totals.state_dict(),
                 **{key: getattr(self, key) for key in ("epoch", "batch", "seconds", "steps")},
             },
         )
@@ -202,10 +209,10 @@ class Trainer:
             self.loss.load_state_dict(content["loss"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.trainer.prepare()
-            torch.set_rng_state(content["random"])
+            self.totals.load_state_dict(content["totals"])
             for key in ("epoch", "batch", "seconds", "steps"):
                 setattr(self, key, content[key])
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.run.checkpoint} does not fit these settings ({str(error).splitlines()[0]}): "
                 "resume with those of the run's config.yaml"

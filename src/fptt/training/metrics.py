@@ -5,7 +5,7 @@ import platform
 import resource
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,12 @@ class Totals:
         """{"loss": ..., metric: ..., "firing_rate": ...}, NaN before the first batch."""
         means = [float("nan")] * 3 if self.sums is None else (self.sums / self.samples).tolist()
         return dict(zip(("loss", self.metric, "firing_rate"), means, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": self.samples, "sums": self.sums}
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        self.samples, self.sums = content["samples"], content["sums"]
 
 
 def machine(device: torch.device) -> str:

@@ -20,31 +20,29 @@ def record(model: nn.Module, sequence: Tensor) -> tuple[Tensor, list[dict[str, T
     neurons = [module for module in model.modules() if isinstance(module, Neuron)]
     rows: list[dict[str, list[Tensor]]] = [{} for _ in neurons]
     handles = []
-
-    def keep(row: dict[str, list[Tensor]], name: str, value: Tensor, batch: int) -> None:
-        row.setdefault(name, []).append(value.expand(batch, *value.shape[1:]).flatten(1).cpu())
-
     for neuron, row in zip(neurons, rows, strict=True):
+        gates: dict[str, Tensor] = {}  # of the present step: they run before the neuron they belong to is done
+        for name in ("inv_tau_m", "rho"):
+            if getattr(neuron, name) is not None:
 
-        def after(_: nn.Module, inputs: Any, output: Any, row: dict[str, list[Tensor]] = row) -> None:
+                def gate(_: nn.Module, inputs: Any, output: Tensor, gates: dict[str, Tensor] = gates, name: str = name) -> None:
+                    gates[name] = output
+
+                handles.append(getattr(neuron, name).register_forward_hook(gate))
+
+        def after(
+            _: nn.Module,
+            inputs: Any,
+            output: Any,
+            row: dict[str, list[Tensor]] = row,
+            gates: dict[str, Tensor] = gates,
+        ) -> None:
             state = output[1]
-            for name in ("v", "z", "b"):
-                value = getattr(state, name)
+            for name, value in {"v": state.v, "z": state.z, "b": state.b, **gates}.items():
                 if value is not None:
-                    keep(row, name, value, len(state.v))
+                    row.setdefault(name, []).append(value.expand_as(state.v).flatten(1).cpu())
 
         handles.append(neuron.register_forward_hook(after))
-        for name in ("inv_tau_m", "rho"):
-            gate = getattr(neuron, name)
-            if gate is not None:
-
-                def rate(
-                    _: nn.Module, inputs: Any, output: Tensor, row: dict[str, list[Tensor]] = row, name: str = name
-                ) -> None:
-                    output = output if output.dim() > 1 else output.unsqueeze(0)
-                    keep(row, name, output, len(inputs[0]))
-
-                handles.append(gate.register_forward_hook(rate))
     training = model.training
     model.eval()
     try:

@@ -73,7 +73,7 @@ class Run:
                     f"{self.folder} was written by fptt {version} in another format than fptt {fptt.__version__} reads: "
                     f"use that version, or train again"
                 )
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}): it is not the config.yaml of a run") from None
         return task, settings
 

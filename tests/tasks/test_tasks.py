@@ -1,0 +1,163 @@
+"""Every task trains a batch, and settings are checked where they enter."""
+
+import dataclasses
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import Silent
+from fptt import InputError, cli, tasks
+from fptt.data.samples import Samples
+from fptt.tasks.adding import Adding
+from fptt.tasks.digits import Digits
+from fptt.tasks.mnist import PermutedMNIST, RowMNIST
+from fptt.training.loop import Trainer
+from fptt.training.run import Run
+
+TINY = {"hidden": (4,), "batch_size": 4, "epochs": 1}
+EVERY = {
+    "digits-rows": ("digits", {}, (8, 8)),
+    "digits-pixels": ("digits", {"order": "pixels"}, (64, 1)),
+    "adding": ("adding", {"length": 12, "iterations": 1, "held_out": 4}, (12, 2)),
+    "rmnist-rows": ("rmnist", {}, (28, 28)),
+    "rmnist-repeated": ("rmnist", {"encoding": "repeated", "length": 5}, (5, 784)),
+    "rmnist-rate": ("rmnist", {"encoding": "rate", "length": 5}, (5, 784)),
+    "smnist": ("smnist", {}, (784, 1)),
+    "psmnist": ("psmnist", {}, (784, 1)),
+    "arrays": ("arrays", {"test_size": 2}, (6, 3)),
+}
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_every_task_trains_a_batch_and_is_tested(case, small_mnist, tmp_path):
+    name, options, shape = EVERY[case]
+    if name == "arrays":
+        np.savez(tmp_path / "own.npz", x_train=np.random.default_rng(0).random((8, 6, 3)), y_train=np.arange(8) % 2)
+        options = {**options, "file": str(tmp_path / "own.npz")}
+    task = tasks.get(name)(**TINY, **options)
+    train, _validation, test = task.sets()
+    train = task.training_set(train, 0)
+    train = Samples(train.x[:4], train.y[:4], "train")
+    sequence = task.encode(train.x, torch.Generator().manual_seed(0))
+    assert sequence.shape == (shape[0], 4, shape[1]) and (task.time_steps, task.inputs) == shape
+    trainer = Trainer(task, Run(tmp_path))
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    row = trainer.train_epoch(train, _never(), Silent())
+    assert all(not torch.equal(p, b) for p, b in zip(trainer.model.parameters(), before, strict=True))
+    result = trainer.evaluate(Samples(test.x[:4], test.y[:4], "test"))
+    for numbers in (row, result):
+        assert {"loss", task.metric, "firing_rate"} <= set(numbers) and np.isfinite(list(numbers.values())).all()
+
+
+def _never():
+    from threading import Event
+
+    return Event()
+
+
+def test_permutation_is_one_seeded_and_fixed():
+    first, again, other = PermutedMNIST(), PermutedMNIST(seed=5), PermutedMNIST(permutation_seed=1)
+    assert sorted(first.permutation.tolist()) == list(range(784))
+    assert torch.equal(first.permutation, again.permutation), "the run's seed does not change the order"
+    assert not torch.equal(first.permutation, other.permutation)
+    assert first.permutation.tolist() != list(range(784))
+    x = torch.rand(2, 28, 28)
+    assert torch.equal(first.encode(x, torch.Generator())[:, 1, 0], x[1].flatten()[first.permutation])
+
+
+def test_adding_makes_fresh_sequences_every_epoch_that_follow_the_seed():
+    task = Adding(length=5, iterations=2, batch_size=3, held_out=4)
+    train, validation, test = task.sets()
+    first, second = task.training_set(train, 0), task.training_set(train, 1)
+    assert len(first) == 6 and len(validation) == len(test) == 4
+    assert not torch.equal(first.x, second.x) and not torch.equal(validation.x, test.x)
+    assert torch.equal(first.x, task.training_set(train, 0).x)
+    assert torch.equal(test.x, Adding(length=5, held_out=4, seed=9).sets()[2].x), "all seeds are tested on the same"
+
+
+RATES = [
+    ({"schedule": "constant"}, [1, 1, 1, 1]),
+    ({"schedule": "cosine", "epochs": 4}, [1, 0.5 + 2**-1.5, 0.5, 0.5 - 2**-1.5]),
+    ({"schedule": "steps", "milestones": (1, 3)}, [1, 0.1, 0.1, 0.01]),
+    ({"schedule": "constant", "warmup": 2}, [1 / 3, 2 / 3, 1, 1]),
+    ({"schedule": "cosine", "epochs": 4, "warmup": 2}, [1 / 3, 2 / 3, 1, 0.5]),
+]
+
+
+@pytest.mark.parametrize(("options", "expected"), RATES)
+def test_learning_rate_over_the_epochs(options, expected):
+    task = Digits(lr=2.0, **options)
+    assert [task.learning_rate(epoch) for epoch in range(4)] == pytest.approx([2 * rate for rate in expected])
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        (Digits, {"epochs": 0}, "--epochs"),
+        (Digits, {"batch_size": 0}, "--batch-size"),
+        (Digits, {"hidden": ()}, "--hidden"),
+        (Digits, {"hidden": (4, 0)}, "--hidden"),
+        (Digits, {"lr": 0}, "--lr"),
+        (Digits, {"lr": float("nan")}, "--lr"),
+        (Digits, {"alpha": 0}, "--alpha"),
+        (Digits, {"surrogate": "step"}, "unknown surrogate"),
+        (Digits, {"parts": 9}, "8 time steps into 9 parts"),
+        (Digits, {"device": "abacus"}, "device"),
+        (Adding, {"length": 1}, "--length"),
+        (RowMNIST, {"length": 0}, "--length"),
+    ],
+)
+def test_settings_outside_their_range(task, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        task(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_auxiliary_needs_classes():
+    with pytest.raises(InputError, match="--auxiliary needs classes"):
+        Adding(auxiliary="table").loss()
+
+
+def settings_of(task_class):
+    """Any mixture of valid settings."""
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "rule": st.sampled_from(["fptt", "bptt", "tbptt"]),
+            "neuron": st.sampled_from(["ltc", "alif", "lif", "lstm", "rnn"]),
+            "epochs": st.integers(1, 100),
+            "hidden": st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple),
+            "parts": st.none() | st.integers(1, 8),
+            "lr": st.floats(1e-6, 10),
+            "milestones": st.lists(st.integers(0, 99), min_size=1, max_size=3).map(tuple),
+            "max_norm": st.none() | st.floats(0.1, 10),
+            "adaptive": st.booleans(),
+            "recurrent": st.booleans(),
+            "seed": st.integers(0, 99),
+        },
+    ).map(lambda options: task_class(**options))
+
+
+@given(st.one_of(settings_of(Digits), settings_of(Adding)))
+@settings(max_examples=30, deadline=None)
+def test_the_command_of_a_run_repeats_its_settings(task):
+    words = shlex.split(task.command())
+    assert words[:3] == ["fptt", "train", task.name]
+    again, _ = cli._task(type(task), words[3:])
+    assert dataclasses.asdict(again) == dataclasses.asdict(task)
+
+
+def test_the_command_survives_a_path_with_a_space(tmp_path):
+    path = tmp_path / "my data.npz"
+    np.savez(path, x_train=np.zeros((4, 2, 1)), y_train=np.arange(4) % 2)
+    words = shlex.split(tasks.get("arrays")(file=str(path), test_size=1).command())
+    assert str(path) in words
+
+
+def test_unknown_task():
+    with pytest.raises(InputError, match="unknown task 'sudoku': choose one of digits, adding"):
+        tasks.get("sudoku")

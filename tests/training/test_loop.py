@@ -1,0 +1,217 @@
+"""Training that is interrupted, resumed, goes wrong, and is measured."""
+
+import dataclasses
+import json
+import signal
+import threading
+
+import pytest
+import torch
+
+from conftest import Silent
+from fptt import FPTT, InputError
+from fptt.data import images
+from fptt.data.samples import Samples
+from fptt.tasks.adding import Adding
+from fptt.tasks.digits import Digits
+from fptt.tasks.mnist import RowMNIST
+from fptt.training.loop import Stopped, Trainer, stop_on_signal
+from fptt.training.run import Run
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch):
+    original = images.digits
+
+    def digits(seed=0):
+        return tuple(Samples(s.x[:n], s.y[:n], s.name) for s, n in zip(original(seed), (90, 30, 50), strict=True))
+
+    monkeypatch.setattr(images, "digits", digits)
+
+
+def small(**options):
+    return Digits(**{"epochs": 2, "hidden": (8,), "batch_size": 16, "auxiliary": "table", **options})
+
+
+def start(task, folder):
+    run = Run(folder)
+    run.create(task)
+    return Trainer(task, run)
+
+
+CASES = {
+    "fptt": small(),
+    "bptt-lstm": small(rule="bptt", neuron="lstm", optimizer="adam"),
+    "fptt-4-alif": small(parts=4, neuron="alif", norm="none"),
+    "adding": Adding(length=6, iterations=5, epochs=2, held_out=20, batch_size=16, hidden=(8,)),
+    "rate-coded": RowMNIST(encoding="rate", length=3, epochs=2, hidden=(8,), batch_size=2),
+}
+
+
+def without_seconds(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("when", [(1, 2), (2, 3), (1, "last"), (2, "last")], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_training_equals_training_straight_through(case, when, tmp_path, small_mnist):
+    """Weights, averages, multipliers and metrics are those of a training that was never interrupted."""
+    task = CASES[case]
+    batches = task.training_set(task.sets()[0], 0).number_of_batches(task.batch_size, drop_last=True)
+    straight = start(task, tmp_path / "straight")
+    expected = straight.fit(Silent())
+    epoch, batch = when
+    with pytest.raises(Stopped):
+        start(task, tmp_path / "resumed").fit(Silent(stop_after=(epoch, batches if batch == "last" else batch)))
+    torch.manual_seed(99)
+    resumed = Trainer(task, Run(tmp_path / "resumed"))
+    resumed.restore()
+    assert (resumed.epoch, resumed.batch) == ((epoch, 0) if batch == "last" else (epoch - 1, batch))
+    result = resumed.fit(Silent())
+    assert_same_training(straight, resumed)
+    key = f"test_{task.metric}"
+    assert (result[key], result["test_loss"]) == (expected[key], expected["test_loss"])
+
+
+@pytest.mark.parametrize("when", [(2, 3), (1, "last")], ids=str)
+def test_resumed_metrics_equal_those_of_training_straight_through(when, tmp_path):
+    straight = start(small(), tmp_path / "straight")
+    straight.fit(Silent())
+    with pytest.raises(Stopped):
+        start(small(), tmp_path / "resumed").fit(Silent(stop_after=(when[0], 5 if when[1] == "last" else when[1])))
+    resumed = Trainer(small(), Run(tmp_path / "resumed"))
+    resumed.restore()
+    resumed.fit(Silent())
+    assert without_seconds(resumed.run.metrics()) == without_seconds(straight.run.metrics())
+
+
+def assert_same_training(one, other):
+    pairs = zip(one.model.state_dict().items(), other.model.state_dict().values(), strict=True)
+    for (name, ours), theirs in pairs:
+        assert torch.equal(ours, theirs), name
+    for ours, theirs in zip(one.loss.state_dict().values(), other.loss.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    if isinstance(one.optimizer, FPTT):
+        for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True):
+            assert torch.equal(one.optimizer.state[p]["average"], other.optimizer.state[q]["average"])
+            assert torch.equal(one.optimizer.state[p]["lambda_"], other.optimizer.state[q]["lambda_"])
+
+
+def test_a_crash_between_metrics_and_checkpoint_repeats_the_epoch(tmp_path):
+    trainer = start(small(), tmp_path)
+    trainer.fit(Silent())
+    trainer.run.append_metrics({"epoch": 3, "loss": 0.0})
+    resumed = Trainer(small(epochs=3), trainer.run)
+    resumed.restore()
+    resumed.fit(Silent())
+    rows = resumed.run.metrics()
+    assert [row["epoch"] for row in rows] == [1, 2, 3] and rows[-1]["loss"] > 0
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+    runs = [start(small(seed=seed), tmp_path / str(n)) for n, seed in enumerate((3, 3, 4))]
+    for run in runs:
+        run.fit(Silent())
+    assert_same_training(runs[0], runs[1])
+    assert runs[0].run.metrics()[0]["loss"] != runs[2].run.metrics()[0]["loss"]
+
+
+def test_training_learns_something(tmp_path):
+    trainer = start(small(epochs=25, hidden=(32,)), tmp_path)
+    summary = trainer.fit(Silent())
+    assert summary["test_accuracy"] > 0.3  # of 90 training samples
+    rows = trainer.run.metrics()
+    assert rows[-1]["accuracy"] > 0.4 and rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert {"validation_loss", "validation_accuracy", "lr", "seconds"} <= set(rows[0])
+
+
+def test_nan_loss_names_epoch_and_batch_and_keeps_the_checkpoint(tmp_path):
+    trainer = start(small(), tmp_path)
+    trainer.fit(Silent())
+    before = trainer.run.checkpoint.read_bytes()
+
+    class Poison(Silent):
+        def batch(self, epoch, batch, batches, totals):
+            if batch == 2:
+                with torch.no_grad():
+                    next(again.model.parameters()).fill_(float("nan"))
+
+    again = Trainer(small(epochs=4), trainer.run)
+    again.restore()
+    with pytest.raises(InputError, match="the loss became nan in epoch 3, batch 3: lower --lr.*kept") as error:
+        again.fit(Poison())
+    assert "\n" not in str(error.value)
+    assert trainer.run.checkpoint.read_bytes() == before
+
+
+def evaluated(trainer, batch_size):
+    trainer.task = dataclasses.replace(trainer.task, batch_size=batch_size)
+    return trainer.evaluate(trainer.task.sets()[2])
+
+
+@pytest.mark.parametrize("case", ["fptt", "fptt-4-alif", "bptt-lstm", "adding"])
+def test_evaluation_repeats_and_does_not_depend_on_the_batch_size(case, tmp_path):
+    trainer = start(CASES[case], tmp_path)
+    trainer.fit(Silent())
+    weights = [p.detach().clone() for p in trainer.model.parameters()]
+    random = torch.get_rng_state()
+    first = evaluated(trainer, 16)
+    torch.manual_seed(77)
+    assert evaluated(trainer, 16) == pytest.approx(first, rel=0, abs=0, nan_ok=True)
+    for batch_size in (2, 7, 50):
+        assert evaluated(trainer, batch_size) == pytest.approx(first, rel=1e-4, nan_ok=True)
+    assert all(torch.equal(p, w) for p, w in zip(trainer.model.parameters(), weights, strict=True))
+    torch.set_rng_state(random)
+    evaluated(trainer, 16)
+    assert torch.equal(torch.get_rng_state(), random), "an evaluation leaves the training's random numbers alone"
+
+
+def test_evaluation_uses_the_averaged_weights(tmp_path):
+    trainer = start(small(), tmp_path)
+    trainer.train_epoch(trainer.task.sets()[0], threading.Event(), Silent())
+    test = trainer.task.sets()[2]
+    averaged = trainer.evaluate(test)
+    with torch.no_grad():
+        for p in trainer.model.parameters():
+            p.zero_()
+    assert trainer.evaluate(test) == averaged
+
+
+@pytest.mark.parametrize("norm", ["none", "time", "shared"])
+def test_a_batch_of_one_sample_trains_or_is_refused(norm, tmp_path):
+    """Batch statistics of one sample do not exist: where the network needs them, that is said."""
+    try:
+        start(small(batch_size=1, norm=norm), tmp_path).fit(Silent())
+    except InputError as error:
+        assert norm != "none" and "batch" in str(error)
+
+
+def test_network_of_another_shape(tmp_path):
+    trainer = start(small(), tmp_path)
+    trainer.fit(Silent())
+    for other in ({"hidden": (9,)}, {"neuron": "lstm"}, {"rule": "bptt"}, {"auxiliary": "none"}):
+        with pytest.raises(InputError, match="does not fit these settings") as error:
+            Trainer(small(**other), trainer.run).restore()
+        assert "\n" not in str(error.value)
+
+
+def test_summary_counts_and_configuration(tmp_path):
+    trainer = start(small(), tmp_path)
+    summary = trainer.fit(Silent())
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary == trainer.run.summary()
+    assert summary["parameters"] == sum(p.numel() for p in trainer.model.parameters())
+    assert trainer.steps == 2 * 5 * 8
+    assert summary["steps_per_second"] == pytest.approx(trainer.steps / trainer.seconds, rel=0.01)
+    assert summary["peak_memory_mb"] > 50 and 0 < summary["firing_rate"] < 1
+    name, settings = trainer.run.config()
+    assert name == "digits" and small(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}) == small()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_stops_at_once(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), stop_on_signal() as stop:
+        signal.raise_signal(number)
+        assert stop.is_set()
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
