@@ -83,7 +83,9 @@ def train(arguments: list[str]) -> int:
     from fptt.training.run import Run
 
     console = Console(stderr=True, quiet=settings["json"], highlight=False)
-    train_set, validation_set, test_set = task.sets()  # before anything is written: missing data leave no empty run
+    train_set, validation_set, test_set = task.sets()  # what is wrong with the data is said before anything is written
+    train_set = task.training_set(train_set, 0)
+    train_set.number_of_batches(task.batch_size, drop_last=True)
     if resume:
         run = Run.open(Path(resume))
         trainer = Trainer(task, run)
@@ -98,7 +100,7 @@ def train(arguments: list[str]) -> int:
     console.print(
         f"[bold]{task.name}[/]: {task.rule} with {task.neuron}, {parameters:,} parameters; {task.time_steps} time steps, "
         f"{task.number_of_parts} update{'s' * (task.number_of_parts > 1)} per sequence; "
-        f"{len(task.training_set(train_set, 0)):,} training, {len(validation_set):,} validation, {len(test_set):,} test "
+        f"{len(train_set):,} training, {len(validation_set):,} validation, {len(test_set):,} test "
         f"samples; {task.device}, seed {task.seed}\nrun folder: {run.folder}"
     )
     try:
@@ -194,7 +196,7 @@ def data(arguments: list[str]) -> int:
 
     table = Table("data set", "tasks", "contents", "licence", "found", "how to get it")
     for row in rows:
-        found = f"{row['megabytes']} MB in {row['path']}" if row["found"] else "no"
+        found = f"{row['megabytes']} MB in {row['path']}" if row["megabytes"] else "yes" if row["found"] else "no"
         table.add_row(row["name"], ", ".join(row["tasks"]), row["contents"], row["licence"], found, row["get"])
     Console().print(table)
     return 0
@@ -204,10 +206,13 @@ def _train_parser(task_class: Any) -> "jsonargparse.ArgumentParser":
     """All settings of a task as options, and as keys of a config file."""
     import jsonargparse
 
+    from fptt import tasks
+
     assert task_class.__doc__
+    others = ", ".join(name for name in tasks.TASKS if name != task_class.name)
     parser = jsonargparse.ArgumentParser(
         prog=f"fptt train {task_class.name}",
-        description=f"{task_class.__doc__.splitlines()[0]} Other tasks: see fptt.tasks, or fptt train TASK --help.",
+        description=f"{task_class.__doc__.splitlines()[0]} Other tasks: {others}; fptt train TASK --help.",
         print_config="--print-config",
         exit_on_error=False,
     )

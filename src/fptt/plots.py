@@ -123,7 +123,7 @@ def traces(layers: Sequence[dict[str, Any]], title: str = "", sample: int = 0, n
                 right.plot(steps, layer[name][:, n], color=colour, label=label)
             right.set(ylim=(0, 1), ylabel="per step")
         for axis in axes[0]:
-            axis.legend(fontsize=8, loc="upper right")
+            axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
         for axis in axes[-1]:
             axis.set_xlabel("time step")
         figure.suptitle(title, fontsize=11)

@@ -31,12 +31,9 @@ class Samples:
 
         Raises InputError for a batch larger than the set, and for inputs that are not finite.
         """
-        if batch_size > len(self) and drop_last:
-            raise InputError(f"--batch-size {batch_size} is larger than the {self.name} set of {len(self)}: lower it")
+        number = self.number_of_batches(batch_size, drop_last)
         order = torch.arange(len(self)) if shuffle is None else torch.randperm(len(self), generator=shuffle)
-        end = len(self) - len(self) % batch_size if drop_last else len(self)
-        for start in range(0, end, batch_size):
-            rows = order[start : start + batch_size]
+        for rows in order.split(batch_size)[:number]:
             x = self.x[rows]
             if x.is_floating_point() and not torch.isfinite(x).all():
                 bad = int(rows[int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])])
@@ -44,6 +41,9 @@ class Samples:
             yield x, self.y[rows]
 
     def number_of_batches(self, batch_size: int, drop_last: bool = False) -> int:
+        """How many ``batches`` there are. Raises InputError where there is none because the batch is larger than the set."""
+        if drop_last and batch_size > len(self):
+            raise InputError(f"--batch-size {batch_size} is larger than the {self.name} set of {len(self)}: lower it")
         return len(self) // batch_size if drop_last else -(-len(self) // batch_size)
 
 

@@ -1,0 +1,275 @@
+"""The command as its users meet it: what it prints, writes, refuses and survives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from fptt import cli
+
+QUICK = ["--epochs", "1", "--hidden", "8", "--batch-size", "100"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run(*words) -> (exit status, stdout, stderr) of the command, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        try:
+            status = cli.main([str(word) for word in words])
+        except SystemExit as leaving:  # argparse's own way out
+            status = leaving.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def trained(run, tmp_path):
+    status, out, err = run("train", *QUICK, "--epochs", "2", "--out", "first", "--json")
+    assert status == 0, err
+    return tmp_path / "first", json.loads(out)
+
+
+def test_train_evaluate_and_plot_the_default_task(run, trained):
+    folder, summary = trained
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+        "curves.png",
+    }
+    assert summary == json.loads((folder / "summary.json").read_text())
+    assert (summary["task"], summary["rule"], summary["neuron"], summary["epochs"]) == ("digits", "fptt", "ltc", 2)
+    status, out, _ = run("evaluate", "first", "--json")
+    result = json.loads(out)
+    assert status == 0 and result["samples"] == 300
+    assert result["accuracy"] == summary["test_accuracy"] and result["loss"] == pytest.approx(summary["test_loss"], rel=1e-6)
+    for kind in ("curves", "raster", "traces"):
+        for suffix, head in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+            status, out, err = run("plot", "first", "--kind", kind, "--out", f"{kind}.{suffix}")
+            assert status == 0, err
+            content = (folder.parent / f"{kind}.{suffix}").read_bytes()
+            assert content.startswith(head) and len(content) > 5000
+    before = (folder / "metrics.jsonl").read_text()
+    assert run("plot", "first", "first", "--labels", "a", "b", "--out", "two.png")[0] == 0
+    assert (folder / "metrics.jsonl").read_text() == before, "looking at a run leaves it as it is"
+
+
+def test_what_training_prints(run):
+    status, out, err = run("train", *QUICK, "--out", "first")
+    assert status == 0
+    assert "digits: fptt with ltc" in err and "1,297 training, 200 validation, 300 test" in err
+    assert "epoch 1/1: loss" in err and "firing rate" in err and "validation" in err
+    assert "test accuracy" in out and "%" in out
+
+
+def test_a_summary_repeats_its_run(run, trained):
+    words = trained[1]["command"].split()
+    assert words[:3] == ["fptt", "train", "digits"]
+    status, out, _ = run(*words[1:], "--json", "--out", "again")
+    again = json.loads(out)
+    assert status == 0 and again["test_loss"] == trained[1]["test_loss"]
+
+
+def test_settings_travel_through_a_config_file(run, tmp_path):
+    status, out, _ = run("train", "adding", "--length", "6", "--hidden", "3", "4", "--no-recurrent", "--print-config")
+    assert status == 0
+    config = yaml.safe_load(out)
+    assert config["length"] == 6 and config["hidden"] == [3, 4] and config["recurrent"] is False
+    (tmp_path / "mine.yaml").write_text(out)
+    rest = ["--iterations", "1", "--held-out", "4", "--epochs", "1", "--batch-size", "4", "--json", "--out", "r"]
+    status, out, err = run("train", "adding", "--config", "mine.yaml", *rest)
+    assert status == 0, err
+    written = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
+    assert written["length"] == 6 and written["hidden"] == [3, 4] and written["recurrent"] is False and written["epochs"] == 1
+
+
+def test_resume_trains_on_with_more_epochs(run, trained):
+    folder, _ = trained
+    status, out, err = run("train", "--resume", "first", "--epochs", "3", "--json")
+    assert status == 0, err
+    assert json.loads(out)["epochs"] == 3
+    assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
+def test_tensorboard_on_request(run, tmp_path):
+    pytest.importorskip("tensorboard")
+    assert run("train", *QUICK, "--out", "first", "--tensorboard")[0] == 0
+    assert list((tmp_path / "first" / "tensorboard").glob("events.out.*"))
+
+
+def test_runs_get_folders_of_their_own(run, tmp_path):
+    for _ in range(2):
+        assert run("train", *QUICK)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-fptt-ltc-seed0", "digits-fptt-ltc-seed0-2"]
+
+
+def test_data_lists_what_is_there(run, tmp_path):
+    status, out, _ = run("data", "--data", tmp_path, "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert status == 0 and rows["digits"]["found"] and not rows["MNIST"]["found"]
+    status, out, _ = run("data", "--data", tmp_path)
+    assert status == 0 and "MNIST" in out and "licence" in out
+
+
+def nan_file(folder):
+    x = np.zeros((20, 4, 2))
+    x[3, 2, 1] = np.nan
+    np.savez(folder / "nan.npz", x_train=x, y_train=np.arange(20) % 2)
+
+
+def unwritable(folder):
+    (folder / "file").write_text("")
+
+
+def other_format(folder):
+    (folder / "old").mkdir()
+    (folder / "old" / "config.yaml").write_text("task: digits\nformat: 0\nversion: 0.0.1\n")
+
+
+def nothing(folder):
+    pass
+
+
+BAD = [
+    (nothing, ["train", "sudoku"], "unknown task 'sudoku'"),
+    (nothing, ["train", "--epochs", "none"], '"epochs": Expected'),
+    (nothing, ["train", "--neurons", "lif"], "--neurons"),
+    (nothing, ["train", "--neuron", "hh"], "neuron"),
+    (nothing, ["train", "--batch-size", "5000"], "--batch-size 5000 is larger than the train set of 1297"),
+    (nothing, ["train", "adding", "--length", "0"], "--length must be at least 2"),
+    (nothing, ["train", "rmnist", "--length", "0"], "--length must be at least 1"),
+    (nothing, ["train", "--parts", "0"], "parts"),
+    (nothing, ["train", "--device", "cuda:99"], "cuda"),
+    (nothing, ["train", "--device", "abacus"], "abacus"),
+    (nothing, ["train", "--resume", "nowhere"], "nowhere is not a run folder"),
+    (nothing, ["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    (nothing, ["train", "arrays"], "--file"),
+    (nothing, ["train", "arrays", "--file", "nowhere.npz"], "nowhere.npz does not exist"),
+    (nan_file, ["train", "arrays", "--file", "nan.npz", "--test-size", "4"], "first in sample 3, step 2"),
+    (unwritable, ["train", *QUICK, "--out", "file/run"], "cannot write the run folder file/run"),
+    (other_format, ["train", "--resume", "old"], "written by fptt 0.0.1 in another format"),
+    (other_format, ["evaluate", "old"], "written by fptt 0.0.1 in another format"),
+    (nothing, ["evaluate", "nowhere"], "nowhere is not a run folder"),
+    (nothing, ["plot", "nowhere"], "nowhere is not a run folder"),
+]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, prepare, words, message):
+    prepare(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    status, out, err = run(*words)
+    assert status == 2 and not out
+    assert err.startswith("fptt: ") and err.count("\n") == 1 and message in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_damaged_mnist_is_one_line(run, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x05\1\2")
+    status, _, err = run("train", "rmnist", "--data", tmp_path)
+    assert status == 2 and err.startswith("fptt: MNIST under") and "is damaged" in err and err.count("\n") == 1
+
+
+BAD_AFTER_TRAINING = [
+    (["train", *QUICK, "--out", "first"], "already holds a run"),
+    (["train", "--resume", "first", "--hidden", "9", "--epochs", "3"], "does not fit these settings"),
+    (["plot", "first", "--out", "picture.xyz"], "xyz"),
+    (["plot", "first", "--labels", "a", "b"], "--labels"),
+    (["plot", "first", "--kind", "raster", "--sample", "300"], "samples 0 to 299"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), BAD_AFTER_TRAINING, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_finished_run_is_never_lost(run, trained, words, message):
+    before = {path: path.read_bytes() for path in trained[0].rglob("*") if path.is_file()}
+    status, _, err = run(*words)
+    assert status == 2 and err.startswith("fptt: ") and err.count("\n") == 1 and message in err
+    assert {path: path.read_bytes() for path in trained[0].rglob("*") if path.is_file()} == before
+
+
+def test_truncated_checkpoint(run, trained):
+    path = trained[0] / "checkpoints" / "last.pt"
+    path.write_bytes(path.read_bytes()[:500])
+    status, _, err = run("evaluate", "first")
+    assert status == 2 and "damaged" in err and err.count("\n") == 1
+
+
+def test_a_network_without_spikes_has_no_raster(run):
+    assert run("train", *QUICK, "--neuron", "lstm", "--out", "lstm")[0] == 0
+    status, _, err = run("plot", "lstm", "--kind", "raster")
+    assert status == 2 and "without spikes (lstm)" in err
+
+
+def command(*words, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "fptt.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_saves_and_resume_ends_where_a_straight_run_ends(run, tmp_path):
+    words = ["train", "--epochs", "10", "--hidden", "8", "--threads", "1", "--seed", "2"]
+    training = command(*words, "--out", "stopped", cwd=tmp_path)
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    deadline = time.time() + 300
+    while time.time() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 1):
+        time.sleep(0.05)
+    training.send_signal(signal.SIGINT)
+    _, err = training.communicate(timeout=60)
+    assert training.returncode == 130 and "go on with: fptt train --resume stopped" in " ".join(err.split())
+    assert len(metrics.read_text().splitlines()) < 10
+    status, out, err = run("train", "--resume", "stopped", "--json")
+    assert status == 0, err
+    _, straight, _ = run(*words, "--out", "straight", "--json")
+    assert json.loads(out)["test_loss"] == json.loads(straight)["test_loss"]
+
+
+def test_help_is_fast_and_imports_no_torch():
+    code = "import sys, fptt.cli\ntry: fptt.cli.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["plot", "--help"], ["data", "--help"]]
+)
+def test_help(run, words):
+    status, out, err = run(*words)
+    assert status == 0 and "usage: fptt" in out and not err
+
+
+def test_version_and_no_command(run):
+    assert run("--version")[:2] == (0, "fptt 0.1.0\n")
+    assert run()[0] == 2
+    assert run("brew")[0] == 2
+
+
+def test_evaluation_of_a_run_on_another_set(run, trained):
+    status, out, _ = run("evaluate", "first", "--split", "validation", "--json")
+    assert status == 0 and json.loads(out)["samples"] == 200
+
+
+def test_the_threads_of_other_tests_are_left_alone(run):
+    before = torch.get_num_threads()
+    assert run("train", *QUICK)[0] == 0
+    assert torch.get_num_threads() == before
