@@ -38,6 +38,16 @@ def data():
 
 
 @pytest.fixture
+def torchvision():
+    """torchvision, whose builds fit one build of torch each."""
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision does not fit this torch: {error}")
+    return torchvision
+
+
+@pytest.fixture
 def small_mnist(monkeypatch):
     """Replaces MNIST by a few random images, labelled by their brighter half."""
     from fptt.data import images

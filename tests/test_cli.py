@@ -178,7 +178,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, prepare, words,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_damaged_mnist_is_one_line(run, tmp_path):
+def test_damaged_mnist_is_one_line(run, tmp_path, torchvision):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
@@ -227,7 +227,7 @@ def command(*words, **options):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_saves_and_resume_ends_where_a_straight_run_ends(run, tmp_path):
-    words = ["train", "--epochs", "10", "--hidden", "8", "--threads", "1", "--seed", "2"]
+    words = ["train", "--epochs", "10", "--hidden", "8", "--batch-size", "100", "--threads", "1", "--seed", "2"]
     training = command(*words, "--out", "stopped", cwd=tmp_path)
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     deadline = time.time() + 300

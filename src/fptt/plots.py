@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fptt.errors import InputError
 
@@ -39,10 +40,10 @@ def save(figure: Figure, path: Path) -> None:
 
 def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
     """Loss and score against the epoch for each (label, rows of metrics.jsonl): training dashed, validation solid."""
-    metric = "accuracy" if "accuracy" in runs[0][1][0] else "mse"
+    keys = ("loss", "accuracy") if "accuracy" in runs[0][1][0] else ("mse",)  # there the loss is the score
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-        for axis, key in zip(axes, ("loss", metric), strict=True):
+        figure, axes = plt.subplots(1, len(keys), figsize=(4.2 * len(keys) + 2.2, 3.4), squeeze=False, layout="constrained")
+        for axis, key in zip(axes[0], keys, strict=True):
             for (label, rows), colour in zip(runs, COLOURS * len(runs), strict=False):
                 epochs = [row["epoch"] for row in rows]
                 marker = "o" if len(rows) < 3 else None
@@ -67,9 +68,10 @@ def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
                         label=f"{label}, validation",
                     )
             axis.set(xlabel="epoch", ylabel={"mse": "mean squared error"}.get(key, key))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             if key in ("loss", "mse"):
                 axis.set_yscale("log")
-        axes[1].legend(fontsize=8)
+        axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -113,7 +115,7 @@ def traces(layers: Sequence[dict[str, Any]], title: str = "", sample: int = 0, n
         )
         for n, (left, right) in zip(chosen, axes, strict=True):
             threshold = b0 + 1.8 * layer["b"][:, n] if "b" in layer else np.full(len(steps), b0)
-            left.plot(steps, layer["v"][:, n], color=COLOURS[0], label="membrane potential v")
+            left.plot(steps, layer["v"][:, n], color=COLOURS[0], label="membrane potential v, after reset")
             left.plot(steps, threshold, color=COLOURS[1], linewidth=1, label="threshold")
             fired = steps[layer["z"][:, n] > 0]
             left.plot(fired, threshold[fired], "|", color="black", markersize=9, label="spike")

@@ -27,7 +27,7 @@ def test_digits_follow_the_seed():
     assert not torch.equal(images.digits(1)[2].x, images.digits(2)[2].x)
 
 
-def test_real_mnist(data, monkeypatch):
+def test_real_mnist(data, torchvision, monkeypatch):
     seen = []
     original = images.split
     monkeypatch.setattr(images, "split", lambda samples, *rest: seen.append(samples) or original(samples, *rest))
@@ -75,7 +75,7 @@ def other_contents(raw):
 
 
 @pytest.mark.parametrize("damage", [lambda raw: None, truncate, cut_header, empty, other_contents])
-def test_damaged_mnist(few_images, damage, monkeypatch):
+def test_damaged_mnist(few_images, damage, torchvision, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
     damage(few_images)
     with pytest.raises(InputError, match=r"^MNIST under .*raw is damaged.*fetch it again$"):
@@ -86,7 +86,7 @@ def no_network(*_, **__):
     raise URLError("no network")
 
 
-def test_missing_mnist(tmp_path, monkeypatch):
+def test_missing_mnist(tmp_path, torchvision, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
     with pytest.raises(InputError, match=r"^MNIST is not under .*nowhere and could not be fetched .*--data.*$"):
         images.mnist(tmp_path / "nowhere", 1)

@@ -1,0 +1,33 @@
+"""What the README shows, runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fptt import cli, tasks
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_examples_run(code):
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_commands_parse():
+    commands = [
+        line.split("#")[0] for line in re.search(r"## The command\n\n```sh\n(.*?)```", README, re.DOTALL)[1].splitlines()
+    ]
+    words = [shlex.split(line) for line in commands]
+    assert {line[1] for line in words} == set(cli.COMMANDS)
+    for line in words:
+        if line[1] == "train" and "&&" not in line and "arrays" not in line:
+            name, options = (line[2], line[3:]) if len(line) > 2 and not line[2].startswith("-") else ("digits", line[2:])
+            cli._task(tasks.get(name), options)
+
+
+def test_pictures_and_pages_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (Path(__file__).parent.parent / target).exists(), target
