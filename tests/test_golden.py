@@ -7,6 +7,8 @@ from conftest import assert_close
 from fptt import detach, layers, surrogate
 from fptt.layers import LayerState
 from fptt.learning.fptt import FPTT
+from fptt.learning.losses import StepLoss
+from fptt.learning.step import CompiledStep
 from fptt.models.sequence import SequenceModel, SequenceState
 from fptt.neurons import LiquidConv, Neuron, NeuronState, make_neuron
 
@@ -28,11 +30,19 @@ def load_recurrent(layer, golden, prefix):
         synapse__weight=weight[:, :inputs],
         synapse__bias=golden[f"{prefix}x_bias"],
         recurrent__weight=weight[:, inputs:],
-        neuron__inv_tau_m__linear__weight=golden[f"{prefix}tauM_weight"],
-        neuron__inv_tau_m__linear__bias=golden[f"{prefix}tauM_bias"],
-        neuron__rho__linear__weight=golden[f"{prefix}tauAdp_weight"],
-        neuron__rho__linear__bias=golden[f"{prefix}tauAdp_bias"],
+        **liquid("neuron__inv_tau_m__", golden[f"{prefix}tauM_weight"], golden[f"{prefix}tauM_bias"]),
+        **liquid("neuron__rho__", golden[f"{prefix}tauAdp_weight"], golden[f"{prefix}tauAdp_bias"]),
     )
+
+
+def liquid(prefix, weight, bias, dot="__"):
+    """The reference's one matrix for [current, state] as our two."""
+    half = weight.shape[-1] // 2
+    return {
+        f"{prefix}from_current{dot}weight": weight[..., :half],
+        f"{prefix}from_state{dot}weight": weight[..., half:],
+        f"{prefix}from_current{dot}bias": bias,
+    }
 
 
 def recurrent_values(values, inputs):
@@ -42,10 +52,8 @@ def recurrent_values(values, inputs):
         "synapse.weight": weight[..., :inputs],
         "recurrent.weight": weight[..., inputs:],
         "synapse.bias": values("x_bias"),
-        "neuron.inv_tau_m.linear.weight": values("tauM_weight"),
-        "neuron.inv_tau_m.linear.bias": values("tauM_bias"),
-        "neuron.rho.linear.weight": values("tauAdp_weight"),
-        "neuron.rho.linear.bias": values("tauAdp_bias"),
+        **liquid("neuron.inv_tau_m.", values("tauM_weight"), values("tauM_bias"), "."),
+        **liquid("neuron.rho.", values("tauAdp_weight"), values("tauAdp_bias"), "."),
     }
 
 
@@ -135,8 +143,9 @@ def test_detector_cell_forward(golden):
         assert_close(state.neuron.v.detach(), vectors["v"][t])
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", ["adamax", "sgd", "adam_rho"])
-def test_fptt_trajectory(golden, name):
+def test_fptt_trajectory(golden, name, compiled):
     """Every update of a whole training: gradient before the regulariser, weights, averages and multipliers after it."""
     vectors = golden(f"fptt_trajectory_{name}")
     sequence, target = vectors["inputs"], vectors["targets"]
@@ -147,35 +156,41 @@ def test_fptt_trajectory(golden, name):
         model,
         output__weight=vectors["init_param_readout_weight"],
         output__bias=vectors["init_param_readout_bias"],
-        readout__inv_tau__linear__weight=vectors["init_param_readout_tau_weight"],
-        readout__inv_tau__linear__bias=vectors["init_param_readout_tau_bias"],
+        **liquid("readout__inv_tau__", vectors["init_param_readout_tau_weight"], vectors["init_param_readout_tau_bias"]),
     )
 
     def expected(prefix, t):
         hidden = recurrent_values(lambda name: vectors[f"{prefix}_hidden_layer1_{name}"][t], inputs)
+        leak = (vectors[f"{prefix}_readout_tau_{kind}"][t] for kind in ("weight", "bias"))
         return {
             **{f"layers.0.{key}": value for key, value in hidden.items()},
             "output.weight": vectors[f"{prefix}_readout_weight"][t],
             "output.bias": vectors[f"{prefix}_readout_bias"][t],
-            "readout.inv_tau.linear.weight": vectors[f"{prefix}_readout_tau_weight"][t],
-            "readout.inv_tau.linear.bias": vectors[f"{prefix}_readout_tau_bias"][t],
+            **liquid("readout.inv_tau.", *leak, "."),
         }
 
     base = getattr(torch.optim, vectors["optimizer"])(model.parameters(), lr=vectors["lr"])
     optimizer = FPTT(base, alpha=vectors["alpha"], beta=vectors["beta"], rho=vectors["rho"], max_norm=vectors["clip"] or None)
     layer_state = LayerState(NeuronState(vectors["v0"], vectors["z0"], vectors["b0"]), None)
     state = SequenceState((layer_state,), vectors["out0"])
+    loss = StepLoss(torch.nn.functional.cross_entropy, vectors["total_steps"])
+    loss.weights = torch.arange(1, vectors["total_steps"] + 1).double() / vectors["total_steps"]
+    step = CompiledStep(model, loss, optimizer)
     for t, x in enumerate(sequence):
-        output, state = model(x, detach(state))
-        loss = (t + 1) / vectors["total_steps"] * torch.nn.functional.cross_entropy(output, target)
-        optimizer.zero_grad()
-        loss.backward()
-        assert_close(output.detach(), vectors["out"][t])
         gradient, weight, average, lambda_ = (expected(p, t) for p in ("loss_gradient", "param", "average", "lambda"))
-        for key, parameter in model.named_parameters():
-            assert_close(parameter.grad, gradient[key])
-        optimizer.step()
+        if compiled:
+            with step:
+                output, _, _, state = step(x, state, target, torch.tensor(t))
+        else:
+            output, state = model(x, detach(state))
+            optimizer.zero_grad()
+            loss(output, target, torch.tensor(t))[0].backward()
+            for key, parameter in model.named_parameters():
+                assert_close(parameter.grad, gradient[key])
+            optimizer.step()
+        assert_close(output.detach(), vectors["out"][t])
         for key, parameter in model.named_parameters():
             assert_close(parameter.detach(), weight[key])
             assert_close(optimizer.state[parameter]["average"], average[key])
             assert_close(optimizer.state[parameter]["lambda_"], lambda_[key])
+    assert len(step.graphs) == int(compiled)

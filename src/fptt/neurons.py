@@ -5,6 +5,7 @@ membrane time constant ``inv_tau_m`` and the adaptation's retention ``rho`` come
 or a gate on the input and the neuron's own state (liquid; Yin, Corradi & Bohté 2023, arXiv 2112.11231).
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -87,16 +88,22 @@ class Constant(nn.Module):
 
 
 class LiquidLinear(nn.Module):
-    """sigma(W [current, x]): a rate per step that depends on the input and on the state x, both [batch, features]."""
+    """sigma(W [current, x]): a rate per step that depends on the input and on the state x, both [batch, features].
+
+    W is kept as its two halves, ``from_current`` and ``from_state``: nothing is concatenated, no gradient goes to a state
+    that has none, and the weights' gradients are as contiguous as the weights.
+    """
 
     def __init__(self, features: int):
         super().__init__()
-        self.linear = nn.Linear(2 * features, features)
-        nn.init.xavier_normal_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.from_current = nn.Linear(features, features)
+        self.from_state = nn.Linear(features, features, bias=False)
+        for half in (self.from_current, self.from_state):
+            nn.init.normal_(half.weight, std=math.sqrt(2 / (3 * features)))  # Xavier, of the whole [features, 2 features]
+        nn.init.zeros_(self.from_current.bias)
 
     def forward(self, current: Tensor, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.linear(torch.cat((current, x), dim=-1)))
+        return torch.sigmoid(self.from_current(current) + self.from_state(x))
 
 
 class LiquidConv(nn.Module):

@@ -18,7 +18,7 @@ from fptt.tasks.mnist import PermutedMNIST, RowMNIST
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
 
-TINY = {"hidden": (4,), "batch_size": 4, "epochs": 1}
+TINY = {"hidden": (16,), "batch_size": 4, "epochs": 1}
 EVERY = {
     "digits-rows": ("digits", {}, (8, 8)),
     "digits-pixels": ("digits", {"order": "pixels"}, (64, 1)),
@@ -47,7 +47,8 @@ def test_every_task_trains_a_batch_and_is_tested(case, small_mnist, tmp_path):
     trainer = Trainer(task, Run(tmp_path))
     before = [p.detach().clone() for p in trainer.model.parameters()]
     row = trainer.train_epoch(train, _never(), Silent())
-    assert all(not torch.equal(p, b) for p, b in zip(trainer.model.parameters(), before, strict=True))
+    same = [n for (n, p), b in zip(trainer.model.named_parameters(), before, strict=True) if torch.equal(p, b)]
+    assert not same
     result = trainer.evaluate(Samples(test.x[:4], test.y[:4], "test"))
     for numbers in (row, result):
         assert {"loss", task.metric, "firing_rate"} <= set(numbers) and np.isfinite(list(numbers.values())).all()

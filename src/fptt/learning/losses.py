@@ -39,7 +39,7 @@ class Auxiliary(nn.Module):
         loss = -(row[target] * log_p).sum(1).mean()
         if self.kind == "table" and self.training:
             with torch.no_grad():
-                members = F.one_hot(target, len(row)).to(log_p.dtype)
+                members = (target.unsqueeze(1) == torch.arange(len(row), device=target.device)).to(log_p.dtype)
                 count = members.sum(0).unsqueeze(1)
                 mean = members.T @ log_p.detach().exp() / count.clamp(min=1)
                 row = torch.where(count > 0, torch.lerp(row, mean, self.momentum), row)

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from fptt import state as states
 from fptt.learning.fptt import FPTT, Form
 from fptt.learning.losses import StepLoss
+from fptt.learning.step import CompiledStep
 from fptt.state import State
 
 Rule = Literal["fptt", "bptt", "tbptt"]
@@ -86,26 +87,19 @@ class SequenceTrainer:
         loss: the loss at the end of each part; it has as many parts as this trainer.
         optimizer: see ``make_optimizer``.
         parts: number of updates per sequence.
-        compiled: run the step through ``torch.compile``.
+        compiled: run the steps through torch's compiler. With one update per time step the whole of a step is one graph (see
+            ``fptt.learning.step``); with fewer, the steps of the network are compiled and the updates are not.
     """
 
     def __init__(self, model: nn.Module, loss: StepLoss, optimizer: Optimizer, parts: int, compiled: bool = False):
         self.model, self.loss, self.optimizer, self.parts, self.compiled = model, loss, optimizer, parts, compiled
-        self._advance, self._finish, self._update = self.advance, self.finish, self.update
-        if compiled:
-            self._advance, self._finish = torch.compile(self.advance), torch.compile(self.finish)
-            self._update = torch.compile(self.update)
-            self.prepare()
+        self._step = CompiledStep(model, loss, optimizer)
+        self._advance, self._finish = torch.compile(self.advance), torch.compile(self.finish)
 
-    def prepare(self) -> None:
-        """Fit the optimizer to the step; to be called again after its ``load_state_dict``.
-
-        A learning rate that is a number would be compiled in, and every change of it compiled anew: a tensor is not.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = torch.as_tensor(group["lr"]).clone() if self.compiled else float(group["lr"])
-            if "capturable" in group:  # torch's condition for such a rate
-                group["capturable"] = self.compiled
+    @property
+    def graphs(self) -> int:
+        """Number of compiled training steps so far, one for each combination of shapes and settings."""
+        return len(self._step.graphs)
 
     def advance(self, x_t: Tensor, state: State) -> tuple[State, Tensor]:
         """A step inside a part: the graph goes on."""
@@ -118,22 +112,26 @@ class SequenceTrainer:
         objective, criterion = self.loss(output, target, part)
         return objective, criterion, output.detach(), states.detach(state), states.firing_rate(state)
 
-    def update(self) -> None:
-        self.optimizer.step()
-
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
         """Train on ``sequence`` [time, batch, ...] towards ``target``; one update per part."""
-        ends = part_ends(len(sequence), self.parts)
         numbers: Iterator[Tensor] = iter(torch.arange(self.parts, device=sequence.device))
         state = states.initialise(self.model, sequence[0])
         rate = torch.zeros((), device=sequence.device)
+        if self.compiled and self.parts == len(sequence):
+            with self._step:
+                for x_t in sequence:
+                    output, criterion, z, state = self._step(x_t, state, target, next(numbers))
+                    rate += z
+            return Trained(output, criterion, rate / len(sequence))
+        advance, finish = (self._advance, self._finish) if self.compiled else (self.advance, self.finish)
+        ends = part_ends(len(sequence), self.parts)
         for t, x_t in enumerate(sequence):
             if t not in ends:
-                state, z = self._advance(x_t, state)
+                state, z = advance(x_t, state)
             else:
                 self.optimizer.zero_grad()
-                objective, criterion, output, state, z = self._finish(x_t, state, target, next(numbers))
+                objective, criterion, output, state, z = finish(x_t, state, target, next(numbers))
                 objective.backward()
-                self._update()
+                self.optimizer.step()
             rate += z
         return Trained(output, criterion, rate / len(sequence))

@@ -109,7 +109,7 @@ class Trainer:
         shuffle, encoding = torch.Generator().manual_seed(self.batch_seed(0)), torch.Generator()
         batches = samples.number_of_batches(task.batch_size, drop_last=True)
         for group in self.optimizer.param_groups:
-            group["lr"] = set_rate(group["lr"], task.learning_rate(self.epoch))
+            group["lr"] = task.learning_rate(self.epoch)
         self.model.train()
         self.loss.train()
         totals = self.totals
@@ -208,7 +208,6 @@ class Trainer:
             self.model.load_state_dict(content["model"])
             self.loss.load_state_dict(content["loss"])
             self.optimizer.load_state_dict(content["optimizer"])
-            self.trainer.prepare()
             self.totals.load_state_dict(content["totals"])
             for key in ("epoch", "batch", "seconds", "steps"):
                 setattr(self, key, content[key])
@@ -219,8 +218,3 @@ class Trainer:
             ) from None
         if not keep_metrics:
             self.run.keep_metrics_until(self.epoch)
-
-
-def set_rate(current: Any, rate: float) -> Any:
-    """``rate`` in the form of ``current``: a tensor is filled, so that a compiled step need not be compiled again."""
-    return current.fill_(rate) if isinstance(current, torch.Tensor) else rate

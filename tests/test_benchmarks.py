@@ -1,0 +1,47 @@
+"""What the library is measured against computes the same."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fptt.learning.losses import StepLoss
+from fptt.learning.rules import SequenceTrainer, make_optimizer
+from fptt.models.sequence import SequenceModel
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """benchmark(name) imports a script of benchmarks/."""
+    folder = Path(__file__).parent.parent / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_the_naive_loop_trains_as_the_library_does(benchmark):
+    sequence, target = torch.randn(20, 5, 3, dtype=torch.float64), torch.arange(5) % 4
+    model = SequenceModel(3, (7, 6), 4).double()
+    naive = benchmark("naive").NaiveFPTT(model, lr=1e-2)
+    optimizer = make_optimizer("fptt", torch.optim.Adamax(model.parameters(), lr=1e-2), max_norm=1.0)
+    loss = StepLoss(torch.nn.functional.cross_entropy, 20)
+    loss.weights = torch.arange(1, 21).double() / 20
+    torch.manual_seed(2)
+    rate = naive(sequence, target)
+    torch.manual_seed(2)
+    trained = SequenceTrainer(model, loss, optimizer, 20)(sequence, target)
+    assert trained.firing_rate.item() == pytest.approx(rate)
+    for layer, plain in zip(model.layers, naive.model.layers, strict=True):
+        torch.testing.assert_close(torch.cat([layer.synapse.weight, layer.recurrent.weight], 1), plain.synapse.weight)
+        gate = layer.neuron.rho
+        torch.testing.assert_close(torch.cat([gate.from_current.weight, gate.from_state.weight], 1), plain.tau_adp.weight)
+    torch.testing.assert_close(model.output.weight, naive.model.output.weight)
