@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -38,15 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, help in COMMANDS.items():
         commands.add_parser(name, help=help, add_help=False)
     try:
-        if arguments and arguments[0] in COMMANDS:
-            handlers: dict[str, Callable[[list[str]], int]] = {
-                "train": train,
-                "evaluate": evaluate,
-                "plot": plot,
-                "data": data,
-            }
-            return handlers[arguments[0]](arguments[1:])
-        parser.parse_args(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a compiler that has no CUDA to serve
+            return _run(arguments, parser)
     except InputError as error:
         print(f"fptt: {error}", file=sys.stderr)
         return 2
@@ -55,7 +52,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+
+
+def _run(arguments: list[str], parser: argparse.ArgumentParser) -> int:
+    if arguments and arguments[0] in COMMANDS:
+        handlers: dict[str, Callable[[list[str]], int]] = {
+            "train": train,
+            "evaluate": evaluate,
+            "plot": plot,
+            "data": data,
+        }
+        return handlers[arguments[0]](arguments[1:])
+    parser.parse_args(arguments)
     return 0
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line; those of other libraries by their first line."""
+    first = str(message).strip().splitlines()[0]
+    print(first if first.startswith("fptt:") else f"fptt: warning: {first}", file=sys.stderr)
 
 
 def train(arguments: list[str]) -> int:
@@ -226,7 +241,7 @@ def _train_parser(task_class: Any) -> "jsonargparse.ArgumentParser":
     hints = get_type_hints(task_class)
     for field in dataclasses.fields(task_class):
         option, hint = "--" + field.name.replace("_", "-"), hints[field.name]
-        if hint is bool:
+        if hint in (bool, bool | None):
             action = jsonargparse.ActionYesNo(yes_prefix="", no_prefix="no-")
             parser.add_argument(option, action=action, default=field.default, help=field.metadata["help"])
         elif get_origin(hint) is tuple:

@@ -232,3 +232,27 @@ def test_a_machine_without_a_compiler_trains_with_one_warning(monkeypatch):
 
     monkeypatch.setattr(torch._inductor, "compile", missing)
     assert_one_warning(Run(True), Run(False), "InvalidCxxCompiler")
+
+
+@pytest.mark.parametrize("rule", ["bptt", "tbptt", "fptt"])
+def test_rules_with_fewer_updates_than_steps_compile_their_steps(rule):
+    results = []
+    for on in (False, True):
+        run = Run(on, "sgd", dtype=torch.float32, steps=4)
+        parts = 1 if rule == "bptt" else 2
+        run.optimizer = make_optimizer(rule, torch.optim.SGD(run.model.parameters(), lr=0.1), max_norm=1.0)
+        run.trainer = SequenceTrainer(run.model, StepLoss(cross_entropy, parts), run.optimizer, parts, on)
+        run.train()
+        results.append(run.model.state_dict())
+    assert_equal(*results, tolerance=1e-5)
+
+
+def test_steps_that_cannot_be_compiled_run_as_they_are(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(torch, "compile", lambda function: broken)
+    step = fast.or_eager(lambda x: x + 1)
+    with pytest.warns(UserWarning, match=r"training goes on without \(RuntimeError: no compiler\)$"):
+        assert step(1) == 2
+    assert step(2) == 3

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from fptt import state as states
 from fptt.learning.fptt import FPTT, Form
 from fptt.learning.losses import StepLoss
-from fptt.learning.step import CompiledStep
+from fptt.learning.step import CompiledStep, or_eager
 from fptt.state import State
 
 Rule = Literal["fptt", "bptt", "tbptt"]
@@ -94,7 +94,7 @@ class SequenceTrainer:
     def __init__(self, model: nn.Module, loss: StepLoss, optimizer: Optimizer, parts: int, compiled: bool = False):
         self.model, self.loss, self.optimizer, self.parts, self.compiled = model, loss, optimizer, parts, compiled
         self._step = CompiledStep(model, loss, optimizer)
-        self._advance, self._finish = torch.compile(self.advance), torch.compile(self.finish)
+        self._advance, self._finish = or_eager(self.advance), or_eager(self.finish)
 
     @property
     def graphs(self) -> int:

@@ -92,7 +92,7 @@ class Group:
     def __init__(self, optimizer: FPTT, number: int):
         self.optimizers = (optimizer, optimizer.base)
         self.number = number
-        self.flat = Flat([p for p in self.settings["params"] if p.grad is not None])
+        self.flat = Flat([p for p in self.settings["params"] if p in optimizer.state])  # those that have had a gradient
         first = self.flat.parameters[0]
         if any(p.dtype != first.dtype or p.device != first.device for p in self.flat.parameters):
             raise NotImplementedError("its parameters have several dtypes or devices")
@@ -170,11 +170,10 @@ class CompiledStep:
             group.release()
 
     def __call__(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> StepResult:
+        if self.works and not self.groups:
+            self.prepare()
         if not self.groups:
-            result = self.eager(x_t, state, target, part)
-            if self.works:
-                self.prepare()
-            return result
+            return self.eager(x_t, state, target, part)
         leaves, structure = pytree.tree_flatten(state)
         key = (structure, self.settings, *map(signature, (x_t, target, *leaves)))
         if key not in self.graphs:
@@ -200,15 +199,12 @@ class CompiledStep:
 
     def prepare(self) -> None:
         """Lay weights and states out flat, once a first step has created them."""
+        optimizer = self.optimizer
         try:
-            if not isinstance(self.optimizer, FPTT) or type(self.optimizer.base) not in ELEMENTWISE:
-                raise NotImplementedError(
-                    f"{type(getattr(self.optimizer, 'base', self.optimizer)).__name__} is not elementwise"
-                )
-            groups = self.optimizer.param_groups
-            self.groups = [
-                Group(self.optimizer, n) for n, g in enumerate(groups) if any(p.grad is not None for p in g["params"])
-            ]
+            if not isinstance(optimizer, FPTT) or type(optimizer.base) not in ELEMENTWISE:
+                raise NotImplementedError(f"{type(getattr(optimizer, 'base', optimizer)).__name__} is not elementwise")
+            used = [any(p in optimizer.state for p in group["params"]) for group in optimizer.param_groups]
+            self.groups = [Group(optimizer, number) for number, is_used in enumerate(used) if is_used]
             self.__enter__()
         except (NotImplementedError, KeyError) as error:
             self.give_up(error)
@@ -217,11 +213,7 @@ class CompiledStep:
         self.works = False
         self.__exit__()
         self.groups = []
-        reason = (str(error).strip().splitlines() or [""])[0]
-        warnings.warn(
-            f"fptt: the training step is not compiled, training goes on without ({type(error).__name__}: {reason})",
-            stacklevel=4,
-        )
+        warn_of_eager_training(error)
 
     def static(self) -> Any:
         """Every tensor that a graph reads or writes beside its arguments."""
@@ -303,6 +295,31 @@ def _called(module: nn.Module, tensors: dict[str, Tensor], buffers: dict[str, Te
             return result
 
     return torch.func.functional_call(Watched(), {f"module.{name}": t for name, t in tensors.items()}, arguments)
+
+
+def warn_of_eager_training(error: Exception) -> None:
+    reason = (str(error).strip().splitlines() or [""])[0]
+    cause = f"{type(error).__name__}: {reason}"
+    warnings.warn(f"fptt: the training step is not compiled, training goes on without ({cause})", stacklevel=4)
+
+
+def or_eager(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compile(function)``, or ``function`` itself, with one warning, from the moment on that it cannot be compiled."""
+    current = torch.compile(function)
+
+    def call(*arguments: Any) -> Any:
+        nonlocal current
+        if current is function:
+            return function(*arguments)
+        try:
+            return current(*arguments)
+        except Exception as error:  # of whatever kind the compiler raises; the function's own is raised again
+            current = function
+            result = function(*arguments)
+            warn_of_eager_training(error)
+            return result
+
+    return call
 
 
 def signature(value: Any) -> Any:

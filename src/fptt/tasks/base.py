@@ -64,7 +64,7 @@ class Task:
     seed: int = option(0, "seed of weights, data order and initial states")
     device: str = option("cpu", "torch device: cpu, cuda, cuda:1, mps, ...")
     threads: int = option(0, "CPU threads; 0 leaves torch's choice")
-    compile: bool = option(False, "run the training step through torch.compile: slow to start, then about twice as fast")
+    compile: bool | None = option(None, "compile the training step: ten seconds, then faster; default: where it pays")
     data: str | None = option(None, "folder of the data sets; default $FPTT_DATA, else ~/.cache/fptt")
 
     # What a page of tasks/ provides

@@ -22,6 +22,8 @@ from fptt.training import checkpoint
 from fptt.training.metrics import Totals, machine, peak_memory_mb
 from fptt.training.run import Run
 
+WORTH_COMPILING = 10_000  # time steps of a training: the compiler takes ten seconds or more and then spares milliseconds a step
+
 
 class Report(Protocol):
     """What the loop tells the outside: a progress display, a log, or nothing."""
@@ -79,7 +81,7 @@ class Trainer:
         self.optimizer: Optimizer = make_optimizer(
             task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
         )
-        self.trainer = SequenceTrainer(self.model, self.loss, self.optimizer, task.number_of_parts, task.compile)
+        self.trainer = SequenceTrainer(self.model, self.loss, self.optimizer, task.number_of_parts, bool(task.compile))
         self.epoch = self.batch = 0  # the next to train
         self.seconds = 0.0  # spent training, validation left out
         self.steps = 0  # time steps trained
@@ -108,6 +110,8 @@ class Trainer:
         task = self.task
         shuffle, encoding = torch.Generator().manual_seed(self.batch_seed(0)), torch.Generator()
         batches = samples.number_of_batches(task.batch_size, drop_last=True)
+        if task.compile is None:
+            self.trainer.compiled = task.epochs * batches * task.time_steps >= WORTH_COMPILING
         for group in self.optimizer.param_groups:
             group["lr"] = task.learning_rate(self.epoch)
         self.model.train()
