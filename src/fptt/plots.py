@@ -75,14 +75,18 @@ def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
     return figure
 
 
-def scaling(series: dict[str, list[tuple[float, float]]], xlabel: str, ylabel: str) -> Figure:
-    """Lines through (x, y) points on logarithmic axes, one for each name of ``series``."""
+def benchmark(rows: Sequence[dict[str, Any]], varied: str) -> Figure:
+    """Step time and memory of each rule against what varied, from the rows of ``fptt benchmark``."""
+    panels = {"step_ms": "time per step (ms)", "training_mb": "memory of training (MB)"}
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
-        for (label, points), colour in zip(series.items(), COLOURS, strict=False):
-            axis.loglog(*zip(*points, strict=True), "o-", color=colour, label=label)
-        axis.set(xlabel=xlabel, ylabel=ylabel)
-        axis.legend()
+        figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
+        for axis, (key, label) in zip(axes, panels.items(), strict=True):
+            for rule, colour in zip(dict.fromkeys(row["rule"] for row in rows), COLOURS, strict=False):
+                points = [(row[varied], row[key]) for row in rows if row["rule"] == rule]
+                axis.loglog(*zip(*points, strict=True), "o-", color=colour, label=rule.upper())
+            axis.set(xlabel=varied.replace("_", " "), ylabel=label)
+            axis.set_ylim(bottom=0.5 * min(row[key] for row in rows), top=2 * max(row[key] for row in rows))
+        axes[0].legend()
     return figure
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fptt.learning import step as fast
+from fptt.learning.fptt import FPTT
 from fptt.learning.losses import Auxiliary, StepLoss
 from fptt.learning.rules import SequenceTrainer, make_optimizer
 from fptt.models.baselines import RecurrentBaseline
@@ -162,6 +163,39 @@ def test_several_groups_frozen_and_unused_parameters():
 
     eager, compiled = build(False), build(True)
     assert_equal(eager.everything(), compiled.everything())
+
+
+def trained_by_hand(step, partial=False):
+    """A loop of one's own on a plain network, whose second half now and then has no gradient."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    optimizer = FPTT(torch.optim.Adam(model.parameters(), lr=1e-2), max_norm=0.5)
+    update = step(optimizer)
+    for number in range(12):
+        optimizer.zero_grad()
+        depth = 2 if partial and number % 4 == 3 else 3
+        model[:depth](torch.randn(8, 3, dtype=torch.float64)).square().mean().backward()
+        update()
+        if number == 5:
+            optimizer.param_groups[0]["lr"] = 1e-3
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_the_update_in_a_loop_of_ones_own():
+    updates = []
+
+    def compiled(optimizer):
+        updates.append(fast.CompiledUpdate(optimizer))
+        return updates[0].step
+
+    assert_equal(trained_by_hand(lambda optimizer: optimizer.step), trained_by_hand(compiled))
+    assert len(updates[0].graphs) == 1
+
+
+def test_an_update_of_changing_parameters_is_eager():
+    with pytest.warns(UserWarning, match="not the same parameters"):
+        compiled = trained_by_hand(lambda optimizer: fast.CompiledUpdate(optimizer).step, partial=True)
+    assert_equal(trained_by_hand(lambda optimizer: optimizer.step, partial=True), compiled)
 
 
 class Scalars(nn.Module):

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from fptt import state as states
 from fptt.learning.fptt import FPTT, Form
 from fptt.learning.losses import StepLoss
-from fptt.learning.step import CompiledStep, or_eager
+from fptt.learning.step import CompiledStep, CompiledUpdate, or_eager
 from fptt.state import State
 
 Rule = Literal["fptt", "bptt", "tbptt"]
@@ -88,12 +88,13 @@ class SequenceTrainer:
         optimizer: see ``make_optimizer``.
         parts: number of updates per sequence.
         compiled: run the steps through torch's compiler. With one update per time step the whole of a step is one graph (see
-            ``fptt.learning.step``); with fewer, the steps of the network are compiled and the updates are not.
+            ``fptt.learning.step``); with fewer, the steps of the network are compiled, and so are FPTT's updates.
     """
 
     def __init__(self, model: nn.Module, loss: StepLoss, optimizer: Optimizer, parts: int, compiled: bool = False):
         self.model, self.loss, self.optimizer, self.parts, self.compiled = model, loss, optimizer, parts, compiled
         self._step = CompiledStep(model, loss, optimizer)
+        self._update = CompiledUpdate(optimizer).step if isinstance(optimizer, FPTT) else optimizer.step
         self._advance, self._finish = or_eager(self.advance), or_eager(self.finish)
 
     @property
@@ -124,6 +125,7 @@ class SequenceTrainer:
                     rate += z
             return Trained(output, criterion, rate / len(sequence))
         advance, finish = (self._advance, self._finish) if self.compiled else (self.advance, self.finish)
+        update: Any = self._update if self.compiled else self.optimizer.step
         ends = part_ends(len(sequence), self.parts)
         for t, x_t in enumerate(sequence):
             if t not in ends:
@@ -132,6 +134,6 @@ class SequenceTrainer:
                 self.optimizer.zero_grad()
                 objective, criterion, output, state, z = finish(x_t, state, target, next(numbers))
                 objective.backward()
-                self.optimizer.step()
+                update()
             rate += z
         return Trained(output, criterion, rate / len(sequence))

@@ -10,6 +10,7 @@ keep the protocol: what it remembers is in its state, its parameters and its buf
 """
 
 import copy
+import functools
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
@@ -40,6 +41,8 @@ ELEMENTWISE = (
 )
 COUNTERS = ("step", "mu_product")  # states that are one number for all weights; in double precision, as eager code has them
 ALIGNMENT = 16  # weights: 64 bytes, a vector register
+UNROLLED = 8  # the longest reduction that Inductor computes in place
+LARGE = 2**15  # weights: tensors from this size on are swept by themselves, smaller ones together
 LIMIT = 8  # graphs of one trainer; more would mean that a setting changes at every step
 
 aten = torch.ops.aten
@@ -80,22 +83,26 @@ class Flat:
             pieces.append(t.reshape(-1))
             if end - start > t.numel():
                 pieces.append(t.new_zeros(end - start - t.numel()))
-        return torch.cat(pieces)
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
 
 class Group:
-    """A parameter group whose weights and optimizer states are views of flat buffers.
+    """Parameters with the same settings, whose weights and optimizer states are views of flat buffers.
 
     ``tensors`` is what a graph reads and writes: the weights, each optimizer's states by name, and the learning rate.
     """
 
-    def __init__(self, optimizer: FPTT, number: int):
+    def __init__(self, optimizer: FPTT, number: int, parameters: list[Tensor]):
         self.optimizers = (optimizer, optimizer.base)
         self.number = number
-        self.flat = Flat([p for p in self.settings["params"] if p in optimizer.state])  # those that have had a gradient
+        self.flat = Flat(parameters)
         first = self.flat.parameters[0]
         if any(p.dtype != first.dtype or p.device != first.device for p in self.flat.parameters):
             raise NotImplementedError("its parameters have several dtypes or devices")
+        for o in self.optimizers:
+            counters = [o.state[p][key] for key in COUNTERS for p in self.flat.parameters if key in o.state[first]]
+            if any(counter != counters[0] for counter in counters[: len(self.flat.parameters)]):
+                raise NotImplementedError("its parameters have had different numbers of steps")
         self.tensors: dict[str, Any] = {
             "weights": self.flat.buffer(),
             "states": [{key: self.like(key, value) for key, value in o.state[first].items()} for o in self.optimizers],
@@ -139,63 +146,27 @@ class Group:
                         optimizer.state[p][key].copy_(buffer)
 
 
-class CompiledStep:
-    """``step(x_t, state, target, part)``: ``eager_step`` through one compiled graph for each combination of shapes.
+class Compiled:
+    """What the compiled step and the compiled update share: flat groups, graphs, and the way back to eager code."""
 
-    The first step of a training runs eagerly: it creates the optimizers' states. Where a graph cannot be had (no compiler, a
-    model that cannot be traced, an optimizer that is not elementwise), one warning says so and all steps run eagerly.
-    Use within ``with step:``, which takes over weights and learning rates before a sequence and hands back counters after it.
-
-    Args:
-        model, loss, optimizer: as for ``SequenceTrainer``.
-    """
-
-    def __init__(self, model: nn.Module, loss: StepLoss, optimizer: Optimizer):
-        self.model, self.loss, self.optimizer = model, loss, optimizer
+    def __init__(self, optimizer: Optimizer):
+        self.optimizer = optimizer
         self.works = True
         self.groups: list[Group] = []
         self.graphs: dict[Any, Callable[..., Any]] = {}
         self.tensors: list[Any] = []
         self.settings: Any = None
 
-    def __enter__(self) -> "CompiledStep":
+    def __enter__(self) -> "Compiled":
         for group in self.groups:
             group.attach()
         self.tensors, _ = pytree.tree_flatten(self.static())
-        self.settings = (self.model.training, self.loss.training, self.hyper())
+        self.settings = self.hyper()
         return self
 
     def __exit__(self, *_: object) -> None:
         for group in self.groups:
             group.release()
-
-    def __call__(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> StepResult:
-        if self.works and not self.groups:
-            self.prepare()
-        if not self.groups:
-            return self.eager(x_t, state, target, part)
-        leaves, structure = pytree.tree_flatten(state)
-        key = (structure, self.settings, *map(signature, (x_t, target, *leaves)))
-        if key not in self.graphs:
-            try:
-                if len(self.graphs) == LIMIT:
-                    raise NotImplementedError(f"{LIMIT} graphs for different shapes or settings are enough")
-                self.graphs[key] = self.compile(structure, x_t, target, part, leaves)
-            except Exception as error:  # of whatever kind the tracer or the compiler raise
-                self.give_up(error)
-                return self(x_t, state, target, part)
-        with torch.no_grad():
-            output, criterion, rate, *leaves = self.graphs[key](x_t, target, part, *leaves, *self.tensors)
-        return StepResult(output, criterion, rate, pytree.tree_unflatten(leaves, structure))
-
-    def eager(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> StepResult:
-        """One step, plainly: the truth that the graphs are tested against."""
-        self.optimizer.zero_grad()
-        output, state = self.model(x_t, states.detach(state))
-        objective, criterion = self.loss(output, target, part)
-        objective.backward()
-        self.optimizer.step()
-        return StepResult(output.detach(), criterion, states.firing_rate(state), states.detach(state))
 
     def prepare(self) -> None:
         """Lay weights and states out flat, once a first step has created them."""
@@ -203,8 +174,12 @@ class CompiledStep:
         try:
             if not isinstance(optimizer, FPTT) or type(optimizer.base) not in ELEMENTWISE:
                 raise NotImplementedError(f"{type(getattr(optimizer, 'base', optimizer)).__name__} is not elementwise")
-            used = [any(p in optimizer.state for p in group["params"]) for group in optimizer.param_groups]
-            self.groups = [Group(optimizer, number) for number, is_used in enumerate(used) if is_used]
+            for number, settings in enumerate(optimizer.param_groups):
+                used = [p for p in settings["params"] if p in optimizer.state]  # those that have had a gradient
+                small = [p for p in used if p.numel() < LARGE]
+                for parameters in (*([p] for p in used if p.numel() >= LARGE), small):
+                    if parameters:
+                        self.groups.append(Group(optimizer, number, parameters))
             self.__enter__()
         except (NotImplementedError, KeyError) as error:
             self.give_up(error)
@@ -217,54 +192,47 @@ class CompiledStep:
 
     def static(self) -> Any:
         """Every tensor that a graph reads or writes beside its arguments."""
-        modules = (self.model, self.loss)
-        return [group.tensors for group in self.groups], [dict(module.named_buffers()) for module in modules]
+        return [group.tensors for group in self.groups]
 
     def hyper(self) -> tuple[Any, ...]:
         """The settings that a graph has built in."""
         groups = self.optimizer.param_groups
         return tuple(value for group in groups for key, value in group.items() if key not in ("params", "lr"))
 
-    def compile(self, structure: Any, x_t: Tensor, target: Tensor, part: Tensor, leaves: list[Any]) -> Callable[..., Any]:
-        """Trace ``eager_step`` on copies of everything it changes, and compile the trace."""
-        _, static_structure = pytree.tree_flatten(self.static())
-        examples = [x_t, target, part, *map(copied, leaves), *map(copied, self.tensors)]
-        count = len(leaves)
+    def graph(self, key: Any, function: Callable[..., Any], arguments: list[Any]) -> Callable[..., Any] | None:
+        """The graph of ``function(arguments, static)``; None, and no graph ever after, where it cannot be had."""
+        if key not in self.graphs:
+            try:
+                if len(self.graphs) == LIMIT:
+                    raise NotImplementedError(f"{LIMIT} graphs for different shapes or settings are enough")
+                self.graphs[key] = self.compile(function, arguments)
+            except Exception as error:  # of whatever kind the tracer or the compiler raise
+                self.give_up(error)
+                return None
+        return self.graphs[key]
 
-        def step(x_t: Tensor, target: Tensor, part: Tensor, *rest: Any) -> Any:
-            leaves, tensors = list(rest[:count]), list(rest[count:])
-            groups, buffers = pytree.tree_unflatten(tensors, static_structure)
-            result = self.trace(groups, buffers, (x_t, pytree.tree_unflatten(leaves, structure)), (target, part))
-            after, structure_after = pytree.tree_flatten(result.state)
-            if structure_after != structure:
-                raise NotImplementedError("its state changes its structure from step to step")
-            return result.output, result.criterion, result.firing_rate, *after
+    def compile(self, function: Callable[..., Any], arguments: list[Any]) -> Callable[..., Any]:
+        """Trace ``function`` on copies of everything it changes, and compile the trace."""
+        _, structure = pytree.tree_flatten(self.static())
+        count = len(arguments)
 
+        def flat(*tensors: Any) -> Any:
+            return function(list(tensors[:count]), pytree.tree_unflatten(list(tensors[count:]), structure))
+
+        examples = [copied(t) for t in (*arguments, *self.tensors)]
         with mock.patch("torch.compiler.is_compiling", lambda: True):  # optimizers then keep their counters on the device
-            graph = make_fx(step, decomposition_table=DECOMPOSITIONS)(*examples)
+            graph = make_fx(flat, decomposition_table=DECOMPOSITIONS)(*examples)
         for node in reversed(list(graph.graph.nodes)):
             if "profiler" in str(node.target):
                 graph.graph.erase_node(node)
+            elif _is_number(node):
+                _compute_once(graph.graph, node)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         return torch._inductor.compile(graph, examples)
 
-    def trace(self, groups: list[dict[str, Any]], buffers: list[dict[str, Tensor]], inputs: Any, targets: Any) -> StepResult:
-        """``eager`` with the weights, states and buffers given."""
-        weights: dict[int, Tensor] = {}
-        for group, tensors in zip(self.groups, groups, strict=True):
-            for p, view in zip(group.flat.parameters, group.flat.views(tensors["weights"]), strict=True):
-                weights[id(p)] = view.detach().requires_grad_()
-        names = {name: weights[id(p)] for name, p in self.model.named_parameters() if id(p) in weights}
-        unused = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
-        unused = [p for p in unused if id(p) not in weights]
-        with torch.enable_grad():
-            output, state = _called(self.model, {**names, **buffers[0]}, buffers[0], inputs)
-            objective, criterion = _called(self.loss, buffers[1], buffers[1], (output, *targets))
-            wanted = torch.autograd.grad(objective, [*weights.values(), *unused], allow_unused=True)
-        gradients = dict(zip(weights, wanted, strict=False))
-        if any(g is None for g in gradients.values()) or any(g is not None for g in wanted[len(weights) :]):
-            raise NotImplementedError("not the same parameters have a gradient at each step")
+    def update(self, groups: list[dict[str, Any]], gradients: dict[int, Tensor]) -> None:
+        """``optimizer.step()`` on flat tensors, for the gradients by ``id`` of their parameters."""
         assert isinstance(self.optimizer, FPTT)
         base, optimizer = copy.copy(self.optimizer.base), copy.copy(self.optimizer)
         base.param_groups, base.state, optimizer.state = [], defaultdict(dict), defaultdict(dict)
@@ -276,7 +244,113 @@ class CompiledStep:
             optimizer.state[w], base.state[w] = tensors["states"]
         optimizer.base, optimizer.param_groups = base, base.param_groups
         optimizer.step()
+
+
+class CompiledUpdate(Compiled):
+    """``CompiledUpdate(optimizer).step()``: ``optimizer.step()`` as one graph, for a training loop of your own.
+
+    The first step runs eagerly: it creates the optimizers' states. Weights and states stay where they are found, in the
+    parameters and in ``optimizer.state``; between steps they, and the settings, may be read, changed, saved and loaded.
+    What cannot be compiled runs eagerly from then on, with one warning.
+
+    Args:
+        optimizer: an ``FPTT`` around one of ``ELEMENTWISE``.
+    """
+
+    @torch.no_grad()
+    def step(self) -> None:
+        if self.works and not self.groups and self.optimizer.state:
+            self.prepare()
+        run = None
+        if self.groups:
+            with self:
+                gradients = {id(p): p.grad for group in self.groups for p in group.flat.parameters}
+                if gradients.keys() != {id(p) for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None}:
+                    self.give_up(NotImplementedError("not the same parameters have a gradient at each step"))
+                else:
+                    arguments = list(gradients.values())
+                    run = self.graph(self.settings, self._update, arguments)
+                if run is not None:
+                    run(*arguments, *self.tensors)
+        if run is None:
+            self.optimizer.step()
+
+    def _update(self, gradients: list[Tensor], static: Any) -> tuple[Tensor, ...]:
+        parameters = [p for group in self.groups for p in group.flat.parameters]
+        self.update(static, {id(p): g for p, g in zip(parameters, gradients, strict=True)})
+        return ()
+
+
+class CompiledStep(Compiled):
+    """``step(x_t, state, target, part)``: ``eager`` through one compiled graph for each combination of shapes.
+
+    The first step of a training runs eagerly: it creates the optimizers' states. Where a graph cannot be had (no compiler, a
+    model that cannot be traced, an optimizer that is not elementwise), one warning says so and all steps run eagerly.
+    Use within ``with step:``, which takes over weights and learning rates before a sequence and hands back counters after it.
+
+    Args:
+        model, loss, optimizer: as for ``SequenceTrainer``.
+    """
+
+    def __init__(self, model: nn.Module, loss: StepLoss, optimizer: Optimizer):
+        super().__init__(optimizer)
+        self.model, self.loss = model, loss
+
+    def __call__(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> StepResult:
+        if self.works and not self.groups and self.optimizer.state:
+            self.prepare()
+        if not self.groups:
+            return self.eager(x_t, state, target, part)
+        leaves, structure = pytree.tree_flatten(state)
+        key = (structure, self.settings, *map(signature, (x_t, target, *leaves)))
+        arguments = [x_t, target, part, *leaves]
+        run = self.graph(key, functools.partial(self._step, structure), arguments)
+        if run is None:
+            return self.eager(x_t, state, target, part)
+        with torch.no_grad():
+            output, criterion, rate, *leaves = run(*arguments, *self.tensors)
+        return StepResult(output, criterion, rate, pytree.tree_unflatten(leaves, structure))
+
+    def eager(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> StepResult:
+        """One step, plainly: the truth that the graphs are tested against."""
+        self.optimizer.zero_grad()
+        output, state = self.model(x_t, states.detach(state))
+        objective, criterion = self.loss(output, target, part)
+        objective.backward()
+        self.optimizer.step()
         return StepResult(output.detach(), criterion, states.firing_rate(state), states.detach(state))
+
+    def static(self) -> Any:
+        modules = (self.model, self.loss)
+        return super().static(), [dict(module.named_buffers()) for module in modules]
+
+    def hyper(self) -> tuple[Any, ...]:
+        return self.model.training, self.loss.training, *super().hyper()
+
+    def _step(self, structure: Any, arguments: list[Any], static: Any) -> tuple[Any, ...]:
+        """``eager`` with all tensors given: what is traced."""
+        x_t, target, part, *leaves = arguments
+        groups, buffers = static
+        weights: dict[int, Tensor] = {}
+        for group, tensors in zip(self.groups, groups, strict=True):
+            for p, view in zip(group.flat.parameters, group.flat.views(tensors["weights"]), strict=True):
+                weights[id(p)] = view.detach().requires_grad_()
+        names = {name: weights[id(p)] for name, p in self.model.named_parameters() if id(p) in weights}
+        unused = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
+        unused = [p for p in unused if id(p) not in weights]
+        with torch.enable_grad():
+            state = pytree.tree_unflatten(leaves, structure)
+            output, state = _called(self.model, {**names, **buffers[0]}, buffers[0], (x_t, state))
+            objective, criterion = _called(self.loss, buffers[1], buffers[1], (output, target, part))
+            wanted = torch.autograd.grad(objective, [*weights.values(), *unused], allow_unused=True)
+        gradients = dict(zip(weights, wanted, strict=False))
+        if any(g is None for g in gradients.values()) or any(g is not None for g in wanted[len(weights) :]):
+            raise NotImplementedError("not the same parameters have a gradient at each step")
+        self.update(groups, gradients)
+        after, structure_after = pytree.tree_flatten(states.detach(state))
+        if structure_after != structure:
+            raise NotImplementedError("its state changes its structure from step to step")
+        return output.detach(), criterion, states.firing_rate(state), *after
 
 
 def _called(module: nn.Module, tensors: dict[str, Tensor], buffers: dict[str, Tensor], arguments: Any) -> Any:
@@ -320,6 +394,23 @@ def or_eager(function: Callable[..., Any]) -> Callable[..., Any]:
             return result
 
     return call
+
+
+def _is_number(node: Any) -> bool:
+    value = node.meta.get("val")
+    return node.op == "call_function" and isinstance(value, Tensor) and value.dim() == 0
+
+
+def _compute_once(graph: torch.fx.Graph, number: torch.fx.Node) -> None:
+    """Keep the compiler from computing ``number`` (a bias correction, say) anew for every few elements that it scales.
+
+    What is the result of a reduction is computed once and stored; the maximum of equal numbers is that number.
+    """
+    for user in list(number.users):
+        if any(isinstance(t, Tensor) and t.dim() for t in pytree.tree_leaves(user.meta.get("val"))):
+            with graph.inserting_before(user):  # numbers change in place: as it is then
+                copies = graph.call_function(aten.expand.default, (number, [UNROLLED + 1]))
+                user.replace_input_with(number, graph.call_function(aten.amax.default, (copies,)))
 
 
 def signature(value: Any) -> Any:

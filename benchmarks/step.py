@@ -1,0 +1,87 @@
+"""One FPTT step: the naive loop, the library's eager step and its compiled step, taking turns on the same network.
+
+    python benchmarks/step.py [--threads 2] [--out results/step]
+
+Two recurrent LTC layers of 256, one input, Adamax, clipping at 1. Writes OUT.json: medians of the step times, their ratios to
+the naive loop (medians of the ratios of neighbouring runs), and the share of matrix products in the compiled step, profiled.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from naive import NaiveFPTT
+from torch.profiler import profile
+
+from fptt.benchmark import Point, Sequences, provenance
+from fptt.models.sequence import SequenceModel
+
+STEPS, BATCHES = 40, (128, 512)
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Milliseconds per step."""
+    start = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - start) / STEPS
+
+
+def products_share(run: Callable[[], Any]) -> float:
+    """Share of the time that is spent in matrix products."""
+    with profile() as recorded:
+        seconds = timed(run) * STEPS / 1e3
+    events = recorded.key_averages()
+    return sum(e.self_cpu_time_total for e in events if e.key in ("aten::mm", "aten::addmm", "aten::bmm")) / 1e6 / seconds
+
+
+def compare(batch_size: int, repeats: int) -> dict[str, Any]:
+    point = Point(time_steps=STEPS, batch_size=batch_size)
+    eager, compiled = (Sequences(Point(**{**vars(point), "compiled": on})) for on in (False, True))
+    torch.manual_seed(0)
+    naive = NaiveFPTT(SequenceModel(point.inputs, (point.width,) * point.layers, 10), lr=1e-3)
+    runs = {
+        "naive": lambda: naive(eager.sequence, eager.target),
+        "eager": eager.run,
+        "compiled": compiled.run,
+    }
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            times[name].append(timed(run))
+    return {
+        "batch_size": batch_size,
+        "parameters": eager.parameters,
+        "step_ms": {name: round(statistics.median(values), 3) for name, values in times.items()},
+        "times_faster_than_naive": {
+            name: round(statistics.median(n / t for n, t in zip(times["naive"], times[name], strict=True)), 2)
+            for name in ("eager", "compiled")
+        },
+        "share_of_products": round(products_share(compiled.run), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path("results/step"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows = []
+    for batch_size in BATCHES:
+        rows.append(compare(batch_size, options.repeats))
+        print(rows[-1], flush=True)
+    command = f"python benchmarks/step.py --threads {options.threads} --repeats {options.repeats} --out {options.out}"
+    result = {**provenance(command), "threads": options.threads, "repeats": options.repeats, "rows": rows}
+    options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
