@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fptt import cli, tasks
+from fptt.commands.common import make_task
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -25,7 +26,7 @@ def test_commands_parse():
     for line in words:
         if line[1] == "train" and "&&" not in line and "arrays" not in line:
             name, options = (line[2], line[3:]) if len(line) > 2 and not line[2].startswith("-") else ("digits", line[2:])
-            cli._task(tasks.get(name), options)
+            make_task(tasks.get(name), options)
 
 
 def test_pictures_and_pages_exist():

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Silent
-from fptt import InputError, cli, tasks
+from fptt import InputError, tasks
+from fptt.commands.common import make_task
 from fptt.data.samples import Samples
 from fptt.tasks.adding import Adding
 from fptt.tasks.digits import Digits
@@ -148,7 +149,7 @@ def settings_of(task_class):
 def test_the_command_of_a_run_repeats_its_settings(task):
     words = shlex.split(task.command())
     assert words[:3] == ["fptt", "train", task.name]
-    again, _ = cli._task(type(task), words[3:])
+    again, _ = make_task(type(task), words[3:])
     assert dataclasses.asdict(again) == dataclasses.asdict(task)
 
 

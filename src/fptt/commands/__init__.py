@@ -1,0 +1,1 @@
+"""The commands of ``fptt``, a module each: ``run(arguments)`` returns the exit status."""

@@ -1,0 +1,92 @@
+"""What several commands need: a task from options, a trained network from a run folder, a result shown."""
+
+import argparse
+import dataclasses
+import json
+from typing import Any, get_args, get_origin, get_type_hints
+
+import jsonargparse
+
+from fptt import tasks
+from fptt.errors import InputError
+from fptt.learning.fptt import FPTT
+from fptt.tasks.base import Task
+from fptt.training.loop import Trainer
+from fptt.training.run import Run
+
+
+def train_parser(task_class: Any) -> jsonargparse.ArgumentParser:
+    """All settings of a task as options, and as keys of a config file."""
+    assert task_class.__doc__
+    others = ", ".join(name for name in tasks.TASKS if name != task_class.name)
+    parser = jsonargparse.ArgumentParser(
+        prog=f"fptt train {task_class.name}",
+        description=f"{task_class.__doc__.splitlines()[0]} Other tasks: {others}; fptt train TASK --help.",
+        print_config="--print-config",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of settings, such as the config.yaml of a run")
+    parser.add_argument("--out", type=str | None, default=None, help="run folder; default runs/TASK-RULE-NEURON-seedSEED")
+    parser.add_argument("--resume", type=str | None, default=None, metavar="RUN", help="go on from the run's last checkpoint")
+    parser.add_argument("--tensorboard", action="store_true", help="log for TensorBoard in RUN/tensorboard")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON and nothing else")
+    for key in ("task", "format", "version"):  # the head of a run's config.yaml
+        parser.add_argument(f"--{key}", default=None, help=argparse.SUPPRESS)
+    hints = get_type_hints(task_class)
+    for field in dataclasses.fields(task_class):
+        option, hint = "--" + field.name.replace("_", "-"), hints[field.name]
+        if hint in (bool, bool | None):
+            action = jsonargparse.ActionYesNo(yes_prefix="", no_prefix="no-")
+            parser.add_argument(option, action=action, default=field.default, help=field.metadata["help"])
+        elif get_origin(hint) is tuple:
+            parser.add_argument(
+                option,
+                type=get_args(hint)[0],
+                nargs="+",
+                default=list(getattr(task_class, field.name)),
+                help=field.metadata["help"],
+            )
+        else:
+            parser.add_argument(option, type=hint, default=field.default, help=field.metadata["help"])
+    return parser
+
+
+def make_task(task_class: Any, arguments: list[str]) -> tuple[Task, dict[str, Any]]:
+    """The task with the settings that ``arguments`` give it, and all options."""
+    parser = train_parser(task_class)
+    try:
+        options = vars(parser.parse_args(arguments))
+    except argparse.ArgumentError as error:
+        message = " ".join(str(error).split())
+        raise InputError(f"{message} (see {parser.prog} --help)") from None
+    settings = {field.name: options[field.name] for field in dataclasses.fields(task_class)}
+    return task_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}), options
+
+
+def trained(options: argparse.Namespace) -> Trainer:
+    """The trained network of a run, with its averaged weights."""
+    run = Run.open(options.run)
+    task_class = tasks.get(run.config()[0])
+    given = [f"--{key}={value}" for key in ("data", "device") if (value := getattr(options, key)) is not None]
+    task, _ = make_task(task_class, ["--config", str(options.run / "config.yaml"), *given])
+    trainer = Trainer(task, run)
+    trainer.restore(keep_metrics=True)
+    if isinstance(trainer.optimizer, FPTT):
+        trainer.optimizer.restart_from_average()
+    return trainer
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", help="folder of the data sets, if not the one the run was trained with")
+    parser.add_argument("--device", help="torch device, if not the one the run was trained on")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    for key, value in result.items():
+        if isinstance(value, float):
+            value = f"{100 * value:.2f} %" if key.endswith("accuracy") else f"{value:.5g}"
+        print(f"{key.replace('_', ' '):>20}  {value}")

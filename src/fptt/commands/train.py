@@ -1,0 +1,78 @@
+"""fptt train [TASK] [options]"""
+
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from fptt import plots, tasks
+from fptt.commands.common import make_task, show
+from fptt.errors import InputError
+from fptt.progress import ConsoleReport, TensorBoardReport
+from fptt.training.loop import Stopped, Trainer
+from fptt.training.run import Run
+
+
+def run(arguments: list[str]) -> int:
+    resume, name = value_of(arguments, "--resume"), "digits"
+    if arguments and not arguments[0].startswith("-"):
+        name, arguments = arguments[0], arguments[1:]
+    elif resume:
+        name = Run.open(Path(resume)).config()[0]
+        arguments = ["--config", str(Path(resume) / "config.yaml"), *arguments]
+    elif config := value_of(arguments, "--config"):
+        name = task_named_in(Path(config))
+    task_class = tasks.get(name)
+    task, settings = make_task(task_class, arguments)
+
+    console = Console(stderr=True, quiet=settings["json"], highlight=False)
+    train_set, validation_set, test_set = task.sets()  # what is wrong with the data is said before anything is written
+    train_set = task.training_set(train_set, 0)
+    train_set.number_of_batches(task.batch_size, drop_last=True)
+    if resume:
+        run = Run.open(Path(resume))
+        trainer = Trainer(task, run)
+        trainer.restore()
+        run.write_config(task)
+    else:
+        name = f"{task.name}-{task.rule}-{task.neuron}-seed{task.seed}"
+        run = Run(Path(settings["out"]) if settings["out"] else Run.free_folder(name))
+        trainer = Trainer(task, run)
+        run.create(task)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    console.print(
+        f"[bold]{task.name}[/]: {task.rule} with {task.neuron}, {parameters:,} parameters; {task.time_steps} time steps, "
+        f"{task.number_of_parts} update{'s' * (task.number_of_parts > 1)} per sequence; "
+        f"{len(train_set):,} training, {len(validation_set):,} validation, {len(test_set):,} test "
+        f"samples; {task.device}, seed {task.seed}\nrun folder: {run.folder}"
+    )
+    try:
+        with ConsoleReport(console, task.metric, task.epochs) as report:
+            summary = trainer.fit(TensorBoardReport(report, run.folder / "tensorboard") if settings["tensorboard"] else report)
+    except Stopped:
+        console.print(f"stopped and saved; go on with: fptt train --resume {run.folder}", soft_wrap=True)
+        return 130
+    plots.save(plots.curves([(task.name, run.metrics())]), run.folder / "curves.png")
+    show(summary, settings["json"])
+    return 0
+
+
+def value_of(arguments: list[str], option: str) -> str | None:
+    """The value that follows ``option``, if it is there."""
+    for number, argument in enumerate(arguments):
+        if argument == option and number + 1 < len(arguments):
+            return arguments[number + 1]
+        if argument.startswith(option + "="):
+            return argument.removeprefix(option + "=")
+    return None
+
+
+def task_named_in(path: Path) -> str:
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the config file {path} ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a config file: it must hold 'setting: value' lines")
+    return str(content.get("task") or "digits")
