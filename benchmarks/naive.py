@@ -26,6 +26,20 @@ def concatenated(*parts: nn.Linear) -> nn.Linear:
     return linear
 
 
+def gates(rates: Any) -> list[nn.Linear]:
+    """One linear map of [current, state] for each rate of a ``LiquidLinear``."""
+    maps = []
+    for number, from_state in enumerate(rates.from_states):
+        n = from_state.in_features
+        of_current = slice(number * n, (number + 1) * n)
+        linear = nn.Linear(2 * n, n, dtype=from_state.weight.dtype)
+        with torch.no_grad():
+            linear.weight.copy_(torch.cat([rates.from_current.weight[of_current], from_state.weight], dim=1))
+            linear.bias.copy_(rates.from_current.bias[of_current])
+        maps.append(linear)
+    return maps
+
+
 class NaiveLayer(nn.Module):
     """A recurrent layer of LTC neurons."""
 
@@ -34,8 +48,7 @@ class NaiveLayer(nn.Module):
         neuron = layer.neuron
         self.b0 = neuron.b0
         self.synapse = concatenated(layer.synapse, layer.recurrent)
-        self.tau_m = concatenated(neuron.inv_tau_m.from_current, neuron.inv_tau_m.from_state)
-        self.tau_adp = concatenated(neuron.rho.from_current, neuron.rho.from_state)
+        self.tau_m, self.tau_adp = gates(neuron.rates)
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         v, z, b = state
@@ -57,7 +70,7 @@ class NaiveNetwork(nn.Module):
         self.layers = nn.ModuleList(NaiveLayer(layer) for layer in model.layers)
         self.output = concatenated(model.output)
         readout: Any = model.readout
-        self.tau = concatenated(readout.inv_tau.from_current, readout.inv_tau.from_state)
+        (self.tau,) = gates(readout.inv_tau)
 
     def forward(self, x: Tensor, states: list[tuple[Tensor, ...]], out: Tensor) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         after = []

@@ -10,7 +10,7 @@ from fptt.learning.fptt import FPTT
 from fptt.learning.losses import StepLoss
 from fptt.learning.step import CompiledStep
 from fptt.models.sequence import SequenceModel, SequenceState
-from fptt.neurons import LiquidConv, Neuron, NeuronState, make_neuron
+from fptt.neurons import NeuronState, make_neuron
 
 
 def load(parameters, **values):
@@ -30,18 +30,18 @@ def load_recurrent(layer, golden, prefix):
         synapse__weight=weight[:, :inputs],
         synapse__bias=golden[f"{prefix}x_bias"],
         recurrent__weight=weight[:, inputs:],
-        **liquid("neuron__inv_tau_m__", golden[f"{prefix}tauM_weight"], golden[f"{prefix}tauM_bias"]),
-        **liquid("neuron__rho__", golden[f"{prefix}tauAdp_weight"], golden[f"{prefix}tauAdp_bias"]),
+        **liquid("neuron__rates__", lambda name: golden[f"{prefix}{name}"], "tauM", "tauAdp"),
     )
 
 
-def liquid(prefix, weight, bias, dot="__"):
-    """The reference's one matrix for [current, state] as our two."""
-    half = weight.shape[-1] // 2
+def liquid(prefix, values, *gates):
+    """The reference's one matrix for [current, state] of each gate as our parts, from a function name -> value."""
+    dot = "__" if prefix.endswith("__") else "."
+    weights = [values(f"{gate}_weight").chunk(2, dim=-1) for gate in gates]
     return {
-        f"{prefix}from_current{dot}weight": weight[..., :half],
-        f"{prefix}from_state{dot}weight": weight[..., half:],
-        f"{prefix}from_current{dot}bias": bias,
+        f"{prefix}from_current{dot}weight": torch.cat([of_current for of_current, _ in weights]),
+        f"{prefix}from_current{dot}bias": torch.cat([values(f"{gate}_bias") for gate in gates]),
+        **{f"{prefix}from_states{dot}{n}{dot}weight": of_state for n, (_, of_state) in enumerate(weights)},
     }
 
 
@@ -52,8 +52,7 @@ def recurrent_values(values, inputs):
         "synapse.weight": weight[..., :inputs],
         "recurrent.weight": weight[..., inputs:],
         "synapse.bias": values("x_bias"),
-        **liquid("neuron.inv_tau_m.", values("tauM_weight"), values("tauM_bias"), "."),
-        **liquid("neuron.rho.", values("tauAdp_weight"), values("tauAdp_bias"), "."),
+        **liquid("neuron.rates.", values, "tauM", "tauAdp"),
     }
 
 
@@ -108,7 +107,7 @@ def test_convolutional_forward(golden):
     channels = vectors["v0"].shape[1]
     neuron = make_neuron("ltc", channels, convolutional=True, b0=vectors["baseline_threshold"])
     layer = layers.convolutional(2, neuron, channels, pool=torch.nn.MaxPool2d(2)).double()
-    tau_m, tau_adp = neuron.inv_tau_m, neuron.rho
+    tau_m, tau_adp = neuron.rates
     load_conv(
         layer,
         vectors,
@@ -127,13 +126,14 @@ def test_convolutional_forward(golden):
 def test_detector_cell_forward(golden):
     vectors = golden("ltc_conv_detection")
     channels = vectors["v0"].shape[1]
-    neuron = Neuron(LiquidConv(channels), None, b0=vectors["threshold"])
+    neuron = make_neuron("ltc", channels, convolutional=True, adaptive=False, b0=vectors["threshold"])
+    (tau_m,) = neuron.rates
     layer = layers.convolutional(3, neuron, channels, stride=2).double()
     load_conv(
         layer,
         vectors,
-        {"conv1_x": layer.synapse, "conv_tauM": neuron.inv_tau_m.conv},
-        {"BN": layer.norm, "BN1": neuron.inv_tau_m.norm},
+        {"conv1_x": layer.synapse, "conv_tauM": tau_m.conv},
+        {"BN": layer.norm, "BN1": tau_m.norm},
     )
     start = layer.initial_state(vectors["inputs"][0])
     state = start._replace(neuron=NeuronState(vectors["v0"], vectors["z0"], None))
@@ -156,17 +156,16 @@ def test_fptt_trajectory(golden, name, compiled):
         model,
         output__weight=vectors["init_param_readout_weight"],
         output__bias=vectors["init_param_readout_bias"],
-        **liquid("readout__inv_tau__", vectors["init_param_readout_tau_weight"], vectors["init_param_readout_tau_bias"]),
+        **liquid("readout__inv_tau__", lambda name: vectors[f"init_param_readout_{name}"], "tau"),
     )
 
     def expected(prefix, t):
         hidden = recurrent_values(lambda name: vectors[f"{prefix}_hidden_layer1_{name}"][t], inputs)
-        leak = (vectors[f"{prefix}_readout_tau_{kind}"][t] for kind in ("weight", "bias"))
         return {
             **{f"layers.0.{key}": value for key, value in hidden.items()},
             "output.weight": vectors[f"{prefix}_readout_weight"][t],
             "output.bias": vectors[f"{prefix}_readout_bias"][t],
-            **liquid("readout.inv_tau.", *leak, "."),
+            **liquid("readout.inv_tau.", lambda name: vectors[f"{prefix}_readout_{name}"][t], "tau"),
         }
 
     base = getattr(torch.optim, vectors["optimizer"])(model.parameters(), lr=vectors["lr"])

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from fptt.neurons import LeakyReadout, LiquidConv, Neuron, NeuronState, leaky_step, make_neuron, spiking_step
+from fptt.neurons import LeakyReadout, LiquidConv, Neuron, NeuronState, Rates, leaky_step, make_neuron, spiking_step
 
 CASES = [
     (kind, {"reset": reset, **adaptive, **convolutional})
@@ -25,7 +25,7 @@ def test_gradients_agree_with_finite_differences(kind, options):
     names = [name for name, _ in neuron.named_parameters()]
 
     def run(current, v, z, b, *parameters):
-        state = NeuronState(v, z, b if neuron.rho is not None else None)
+        state = NeuronState(v, z, b if neuron.adaptive else None)
         for x in current:
             values = dict(zip(names, parameters, strict=True))
             spikes, state = torch.func.functional_call(neuron, values, (x, state))
@@ -91,7 +91,7 @@ def test_resets_differ_only_where_a_spike_was(seed):
 
 def test_alif_without_adaptation_is_a_fixed_threshold():
     neuron = make_neuron("alif", 5, adaptive=False, b0=0.4)
-    state, rate = neuron.initial_state(torch.zeros(3, 5)), torch.sigmoid(neuron.inv_tau_m.logit)
+    state, rate = neuron.initial_state(torch.zeros(3, 5)), torch.sigmoid(neuron.rates[0].logit)
     assert state.b is None
     plain, fired = state, 0
     for current in 3 * torch.rand(10, 3, 5):
@@ -149,4 +149,4 @@ def test_liquid_convolution_without_norm_is_a_plain_gate():
     gate = LiquidConv(2, norm=False)
     current, x = torch.randn(2, 1, 2, 5, 5).unbind()
     torch.testing.assert_close(gate(current, x), torch.sigmoid(gate.conv(current + x)))
-    assert Neuron(gate, None)(current)[0].shape == (1, 2, 5, 5)
+    assert Neuron(Rates([gate]), adaptive=False)(current)[0].shape == (1, 2, 5, 5)

@@ -88,22 +88,23 @@ class Constant(nn.Module):
 
 
 class LiquidLinear(nn.Module):
-    """sigma(W [current, x]): a rate per step that depends on the input and on the state x, both [batch, features].
+    """sigma(W [current, x]): a rate per step that depends on the input and on a state x, for each of ``states`` such states.
 
-    W is kept as its two halves, ``from_current`` and ``from_state``: nothing is concatenated, no gradient goes to a state
-    that has none, and the weights' gradients are as contiguous as the weights.
+    All are [batch, features]. W is kept as its parts, ``from_current`` of all rates together and ``from_states`` of each: they
+    share one product with the current, nothing is concatenated, and no gradient goes to a state that has none.
     """
 
-    def __init__(self, features: int):
+    def __init__(self, features: int, states: int = 1):
         super().__init__()
-        self.from_current = nn.Linear(features, features)
-        self.from_state = nn.Linear(features, features, bias=False)
-        for half in (self.from_current, self.from_state):
-            nn.init.normal_(half.weight, std=math.sqrt(2 / (3 * features)))  # Xavier, of the whole [features, 2 features]
+        self.from_current = nn.Linear(features, states * features)
+        self.from_states = nn.ModuleList(nn.Linear(features, features, bias=False) for _ in range(states))
+        for part in (self.from_current, *self.from_states):
+            nn.init.normal_(part.weight, std=math.sqrt(2 / (3 * features)))  # Xavier, of each whole [features, 2 features]
         nn.init.zeros_(self.from_current.bias)
 
-    def forward(self, current: Tensor, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.from_current(current) + self.from_state(x))
+    def forward(self, current: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        parts = self.from_current(current).chunk(len(states), dim=1)
+        return tuple(torch.sigmoid(part + w(x)) for part, w, x in zip(parts, self.from_states, states, strict=True))
 
 
 class LiquidConv(nn.Module):
@@ -120,12 +121,19 @@ class LiquidConv(nn.Module):
         return torch.sigmoid(self.norm(self.conv(current + x)))
 
 
+class Rates(nn.ModuleList):
+    """Rates from a module of their own each: ``(current, *states) -> tuple of module(current, state)``."""
+
+    def forward(self, current: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        return tuple(module(current, x) for module, x in zip(self, states, strict=True))
+
+
 class Neuron(nn.Module):
     """A spiking neuron: ``z, state = neuron(current, state)``.
 
     Args:
-        inv_tau_m: module ``(current, v) -> inv_tau_m``.
-        rho: module ``(current, b) -> rho``, or None for a fixed threshold.
+        rates: module ``(current, v) -> (inv_tau_m,)``, or ``(current, v, b) -> (inv_tau_m, rho)`` where ``adaptive``.
+        adaptive: whether the threshold adapts; else it stays at ``b0``.
         b0, reset, spike: as in ``spiking_step``.
         initial_v: "uniform" starts v from U(0, 1), "zero" from 0. In training the draw follows torch's global seed; in
             evaluation it is one fixed pattern shared by all samples, so that results repeat and do not depend on batches.
@@ -133,8 +141,8 @@ class Neuron(nn.Module):
 
     def __init__(
         self,
-        inv_tau_m: nn.Module,
-        rho: nn.Module | None = None,
+        rates: nn.Module,
+        adaptive: bool,
         *,
         b0: float = 0.1,
         reset: Reset = "hard",
@@ -142,7 +150,7 @@ class Neuron(nn.Module):
         initial_v: Literal["uniform", "zero"] = "uniform",
     ):
         super().__init__()
-        self.inv_tau_m, self.rho = inv_tau_m, rho
+        self.rates, self.adaptive = rates, adaptive
         self.b0, self.reset, self.spike, self.initial_v = b0, reset, spike, initial_v
 
     def initial_state(self, current: Tensor) -> NeuronState:
@@ -155,14 +163,13 @@ class Neuron(nn.Module):
         else:
             pattern = torch.rand(current.shape[1:], generator=torch.Generator().manual_seed(0))
             v = pattern.to(current).expand_as(current).clone()
-        return NeuronState(v, z, None if self.rho is None else torch.full_like(current, self.b0))
+        return NeuronState(v, z, torch.full_like(current, self.b0) if self.adaptive else None)
 
     def forward(self, current: Tensor, state: NeuronState | None = None) -> tuple[Tensor, NeuronState]:
         if state is None:
             state = self.initial_state(current)
-        inv_tau_m = self.inv_tau_m(current, state.v)
-        rho = None if self.rho is None else self.rho(current, state.b)
-        return spiking_step(current, state, inv_tau_m, rho, b0=self.b0, reset=self.reset, spike=self.spike)
+        rates = self.rates(current, state.v, state.b) if self.adaptive else self.rates(current, state.v)
+        return spiking_step(current, state, *rates, b0=self.b0, reset=self.reset, spike=self.spike)
 
 
 def make_neuron(
@@ -184,19 +191,21 @@ def make_neuron(
         tau_adp: initial adaptation time constant of ALIF, in steps.
         options: ``b0``, ``reset``, ``spike``, ``initial_v`` of ``Neuron``.
     """
-    inv_tau_m: nn.Module
-    rho: nn.Module | None = None
+    rates: nn.Module
+    adaptive = adaptive and kind != "lif"
     if kind == "lif":
-        inv_tau_m = Constant(features, tau_m or 2.0, learned=False)
+        rates = Rates([Constant(features, tau_m or 2.0, learned=False)])
     elif kind == "alif":
-        inv_tau_m = Constant(features, tau_m or 20.0, learned=True, spread=0.25)
-        rho = Retention(Constant(features, tau_adp, learned=True, spread=0.25)) if adaptive else None
+        rates = Rates([Constant(features, tau_m or 20.0, learned=True, spread=0.25)])
+        if adaptive:
+            rates.append(Retention(Constant(features, tau_adp, learned=True, spread=0.25)))
+    elif kind == "ltc" and convolutional:
+        rates = Rates(LiquidConv(features) for _ in range(1 + adaptive))
     elif kind == "ltc":
-        liquid = LiquidConv if convolutional else LiquidLinear
-        inv_tau_m, rho = liquid(features), liquid(features) if adaptive else None
+        rates = LiquidLinear(features, states=1 + adaptive)
     else:
         raise ValueError(f"unknown neuron '{kind}': choose lif, alif or ltc")
-    return Neuron(inv_tau_m, rho, **options)  # type: ignore[arg-type]
+    return Neuron(rates, adaptive, **options)  # type: ignore[arg-type]
 
 
 class Retention(nn.Module):
@@ -221,12 +230,13 @@ class LeakyReadout(nn.Module):
 
     def __init__(self, features: int, leak: Literal["liquid", "learned", "fixed"] = "liquid", tau: float = 2.0):
         super().__init__()
-        self.inv_tau = LiquidLinear(features) if leak == "liquid" else Constant(features, tau, learned=leak == "learned")
+        constant = Rates([Constant(features, tau, learned=leak == "learned")])
+        self.inv_tau = LiquidLinear(features) if leak == "liquid" else constant
 
     def initial_state(self, current: Tensor) -> Tensor:
         return torch.zeros_like(current)
 
     def forward(self, current: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         v = self.initial_state(current) if v is None else v
-        v = leaky_step(current, v, self.inv_tau(current, v))
+        v = leaky_step(current, v, *self.inv_tau(current, v))
         return v, v

@@ -285,7 +285,7 @@ def test_steps_that_cannot_be_compiled_run_as_they_are(monkeypatch):
     def broken(*_):
         raise RuntimeError("no compiler\nat all")
 
-    monkeypatch.setattr(torch, "compile", lambda function: broken)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: broken)
     step = fast.or_eager(lambda x: x + 1)
     with pytest.warns(UserWarning, match=r"training goes on without \(RuntimeError: no compiler\)$"):
         assert step(1) == 2

@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-import torch._inductor
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from fptt import state as states
+from fptt.learning import products
 from fptt.learning.fptt import FPTT
 from fptt.learning.losses import StepLoss
 from fptt.state import State
@@ -213,6 +212,9 @@ class Compiled:
 
     def compile(self, function: Callable[..., Any], arguments: list[Any]) -> Callable[..., Any]:
         """Trace ``function`` on copies of everything it changes, and compile the trace."""
+        import torch._inductor  # seconds, which those who do not compile need not wait
+        from torch.fx.experimental.proxy_tensor import make_fx
+
         _, structure = pytree.tree_flatten(self.static())
         count = len(arguments)
 
@@ -227,9 +229,10 @@ class Compiled:
                 graph.graph.erase_node(node)
             elif _is_number(node):
                 _compute_once(graph.graph, node)
+        products.through_onednn(graph.graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        return torch._inductor.compile(graph, examples)
+        return torch._inductor.compile(graph, examples, options={"size_asserts": False, "alignment_asserts": False})
 
     def update(self, groups: list[dict[str, Any]], gradients: dict[int, Tensor]) -> None:
         """``optimizer.step()`` on flat tensors, for the gradients by ``id`` of their parameters."""
@@ -379,12 +382,14 @@ def warn_of_eager_training(error: Exception) -> None:
 
 def or_eager(function: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile(function)``, or ``function`` itself, with one warning, from the moment on that it cannot be compiled."""
-    current = torch.compile(function)
+    current: Callable[..., Any] | None = None
 
     def call(*arguments: Any) -> Any:
         nonlocal current
         if current is function:
             return function(*arguments)
+        if current is None:
+            current = torch.compile(function, options={"post_grad_custom_post_pass": products.compiler_pass()})
         try:
             return current(*arguments)
         except Exception as error:  # of whatever kind the compiler raises; the function's own is raised again

@@ -22,13 +22,11 @@ def record(model: nn.Module, sequence: Tensor) -> tuple[Tensor, list[dict[str, T
     handles = []
     for neuron, row in zip(neurons, rows, strict=True):
         gates: dict[str, Tensor] = {}  # of the present step: they run before the neuron they belong to is done
-        for name in ("inv_tau_m", "rho"):
-            if getattr(neuron, name) is not None:
 
-                def gate(_: nn.Module, inputs: Any, output: Tensor, gates: dict[str, Tensor] = gates, name: str = name) -> None:
-                    gates[name] = output
+        def gate(_: nn.Module, inputs: Any, output: tuple[Tensor, ...], gates: dict[str, Tensor] = gates) -> None:
+            gates.update(zip(("inv_tau_m", "rho"), output, strict=False))
 
-                handles.append(getattr(neuron, name).register_forward_hook(gate))
+        handles.append(neuron.rates.register_forward_hook(gate))
 
         def after(
             _: nn.Module,

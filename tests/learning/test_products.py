@@ -1,0 +1,78 @@
+"""Matrix products through oneDNN against torch's own."""
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.functional import cross_entropy
+
+from fptt.learning import products
+from fptt.learning.losses import StepLoss
+from fptt.learning.rules import SequenceTrainer, make_optimizer
+from fptt.models.sequence import SequenceModel
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
+product = torch.ops.fptt.product.default
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """oneDNN is used for whatever size on whatever processor."""
+    monkeypatch.setattr(products, "pays", lambda: True)
+    monkeypatch.setattr(products, "SMALLEST", 0)
+
+
+@pytest.mark.parametrize("left", [(6, 4), (4, 6)])
+@pytest.mark.parametrize("right", [(4, 5), (5, 4)])
+def test_the_product_of_matrices_of_any_strides(left, right):
+    a, b = torch.randn(left), torch.randn(right)
+    a, b = a if left == (6, 4) else a.T, b if right == (4, 5) else b.T
+    torch.testing.assert_close(product(a, b), a @ b)
+    torch.library.opcheck(product, (a, b), test_utils=("test_schema", "test_faketensor"))
+
+
+def traced(function, *arguments):
+    graph = make_fx(function)(*arguments)
+    before = graph(*arguments)
+    products.through_onednn(graph.graph)
+    graph.recompile()
+    torch.testing.assert_close(graph(*arguments), before)
+    return [node.target for node in graph.graph.nodes if node.op == "call_function"]
+
+
+def test_products_of_a_graph_are_replaced(always):
+    def gradients(x, w, bias, g):
+        y = torch.addmm(bias, x, w.T)
+        return y, g.T @ x, g.T @ y, (g @ w) @ w.T
+
+    targets = traced(gradients, torch.randn(7, 4), torch.randn(5, 4), torch.randn(5), torch.randn(7, 5))
+    assert targets.count(product) == 5 and torch.ops.aten.mm.default not in targets
+    assert targets.count(torch.ops.aten.clone.default) == 1  # of g.T, which two products share
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_small_and_double_products_stay(monkeypatch, dtype):
+    monkeypatch.setattr(products, "pays", lambda: True)
+    n = 8 if dtype == torch.float32 else 128
+    targets = traced(torch.mm, torch.randn(n, n, dtype=dtype), torch.randn(n, n, dtype=dtype))
+    assert targets == [torch.ops.aten.mm.default]
+
+
+def test_other_processors_keep_their_products(monkeypatch):
+    monkeypatch.setattr(products, "pays", lambda: False)
+    assert traced(torch.mm, torch.randn(128, 128), torch.randn(128, 128)) == [torch.ops.aten.mm.default]
+
+
+@pytest.mark.parametrize("rule", ["fptt", "bptt"])
+def test_training_is_that_of_the_eager_step(always, rule):
+    weights = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = SequenceModel(3, (12, 12), 4)
+        optimizer = make_optimizer(rule, torch.optim.SGD(model.parameters(), lr=0.1), max_norm=1.0)
+        parts = 6 if rule == "fptt" else 1
+        train = SequenceTrainer(model, StepLoss(cross_entropy, parts), optimizer, parts, compiled)
+        for _ in range(2):
+            train(torch.randn(6, 9, 3), torch.arange(9) % 4)
+        weights.append(model.state_dict())
+    for name in weights[0]:
+        torch.testing.assert_close(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-5, msg=name)
