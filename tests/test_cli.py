@@ -251,7 +251,8 @@ def test_help_is_fast_and_imports_no_torch():
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["plot", "--help"], ["data", "--help"]]
+    "words",
+    [["--help"], ["train", "--help"], ["evaluate", "--help"], ["plot", "--help"], ["export", "--help"], ["data", "--help"]],
 )
 def test_help(run, words):
     status, out, err = run(*words)
@@ -273,3 +274,13 @@ def test_the_threads_of_other_tests_are_left_alone(run):
     before = torch.get_num_threads()
     assert run("train", *QUICK)[0] == 0
     assert torch.get_num_threads() == before
+
+
+def test_export_of_a_run(run, trained):
+    status, out, err = run("export", "first", "--json")
+    assert status == 0, err
+    step = torch.export.load(json.loads(out)["exported"]).module()
+    state = [torch.zeros([max(size, 1) for size in leaf["shape"]]) for leaf in json.loads(out)["state"]]
+    state = [s.to(getattr(torch, leaf["dtype"])) for s, leaf in zip(state, json.loads(out)["state"], strict=True)]
+    assert step(torch.zeros(1, 8), torch.tensor(True), *state)[0].shape == (1, 10)
+    assert run("export", "first", "--out", "step.onnx")[2].count("\n") == 1

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a network on a task, by default on handwritten digits",
     "evaluate": "test a trained run",
     "plot": "draw learning curves, spike rasters and membrane traces of runs",
+    "export": "write a trained network as one file that runs without fptt",
     "benchmark": "measure speed and memory of the learning rules on this machine",
     "data": "list the data sets, where they are and how to get them",
 }

@@ -171,3 +171,34 @@ def test_memory_does_not_grow_with_the_sequence():
     optimizer = make_optimizer("fptt", torch.optim.SGD(model.parameters(), lr=0.1))
     SequenceTrainer(model, StepLoss(cross_entropy, 20), optimizer, 20)(torch.randn(20, 2, 3), torch.tensor([0, 1]))
     assert len(alive) == 20 and len(set(alive)) == 1
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("rule", ["bptt", "tbptt"])
+def test_recomputed_activations_change_nothing(rule, compiled):
+    """Neither weights nor the statistics of batch norms, which a second computation must not count again."""
+    results = []
+    for recompute in (None, 3):
+        torch.manual_seed(3)
+        model = SequenceModel(3, (6, 5), 4, norm_steps=10)
+        parts = number_of_parts(rule, 10, 2)
+        optimizer = make_optimizer(rule, torch.optim.SGD(model.parameters(), lr=0.05))
+        train = SequenceTrainer(model, StepLoss(cross_entropy, parts), optimizer, parts, compiled, recompute=recompute)
+        for _ in range(2):
+            trained = train(torch.randn(10, 7, 3), torch.arange(7) % 4)
+        results.append({**model.state_dict(), "rate": trained.firing_rate})
+    for name in results[0]:
+        torch.testing.assert_close(results[1][name], results[0][name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_recomputed_activations_are_not_kept():
+    model, sequence, target = ltc_problem(steps=24)
+    kept = []
+    for recompute in (None, 6):
+        sizes = []
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        train = SequenceTrainer(model, StepLoss(cross_entropy, 1), optimizer, 1, recompute=recompute)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            train(sequence, target)
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 4

@@ -23,7 +23,7 @@ class RecurrentBaseline(nn.Module):
 
     def initial_state(self, x: Tensor) -> tuple[Tensor | tuple[Tensor, Tensor], ...]:
         """Zeros for every cell; ``x`` [batch, inputs]."""
-        zeros = [x.new_zeros(len(x), hidden) for hidden in self.hidden]
+        zeros = [x.new_zeros(x.shape[0], hidden) for hidden in self.hidden]
         return tuple((z, z.clone()) if isinstance(cell, nn.LSTMCell) else z for cell, z in zip(self.cells, zeros, strict=True))
 
     def forward(self, x: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:  # type: ignore[type-arg]

@@ -68,7 +68,7 @@ class SequenceModel(nn.Module):
         for layer in self.layers:
             states.append(layer.initial_state(x))  # type: ignore[operator]
             x = states[-1].neuron.z
-        return SequenceState(tuple(states), None if self.readout is None else x.new_zeros(len(x), self.output.out_features))
+        return SequenceState(tuple(states), None if self.readout is None else x.new_zeros(x.shape[0], self.output.out_features))
 
     def forward(self, x: Tensor, state: SequenceState | None = None) -> tuple[Tensor, SequenceState]:
         if x.dim() != 2 or x.shape[1] != self.inputs:

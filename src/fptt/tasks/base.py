@@ -42,6 +42,7 @@ class Task:
     batch_size: int = option(128, "samples per update")
     hidden: tuple[int, ...] = option((128,), "neurons of each layer, bottom first")
     parts: int | None = option(None, "updates per sequence (FPTT-K); default: one per time step for fptt, 10 for tbptt")
+    recompute: int | None = option(None, "keep only every so many states of a part, recompute the rest: less memory for bptt")
     optimizer: Literal["adamax", "adam", "sgd"] = option("adamax", "base optimizer")
     lr: float = option(3e-3, "learning rate")
     schedule: Literal["constant", "cosine", "steps"] = option("constant", "learning rate over the epochs")
@@ -98,6 +99,8 @@ class Task:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if not self.hidden or min(self.hidden) < 1:
             raise InputError(f"--hidden needs at least one layer of at least one neuron, got {list(self.hidden)}")
+        if self.recompute is not None and self.recompute < 1:
+            raise InputError(f"--recompute must be at least 1 time step, got {self.recompute}")
         if not self.lr > 0:
             raise InputError(f"--lr must be positive, got {self.lr}")
         if self.batch_size < 2 and self.norm != "none" and self.neuron not in ("lstm", "rnn"):

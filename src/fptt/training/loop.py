@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import fptt
@@ -18,6 +18,7 @@ from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.learning.fptt import FPTT
 from fptt.learning.rules import SequenceTrainer, make_optimizer
+from fptt.learning.step import or_eager
 from fptt.training import checkpoint
 from fptt.training.metrics import Totals, machine, peak_memory_mb
 from fptt.training.run import Run
@@ -81,7 +82,9 @@ class Trainer:
         self.optimizer: Optimizer = make_optimizer(
             task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
         )
-        self.trainer = SequenceTrainer(self.model, self.loss, self.optimizer, task.number_of_parts, bool(task.compile))
+        parts, compiled = task.number_of_parts, bool(task.compile)
+        self.trainer = SequenceTrainer(self.model, self.loss, self.optimizer, parts, compiled, recompute=task.recompute)
+        self._compiled_infer = or_eager(self.infer)
         self.epoch = self.batch = 0  # the next to train
         self.seconds = 0.0  # spent training, validation left out
         self.steps = 0  # time steps trained
@@ -151,6 +154,7 @@ class Trainer:
         """Loss, score and firing rate on ``samples``, with the averaged weights where the rule keeps them."""
         self.model.eval()
         totals = Totals(self.task.metric)
+        infer = self._compiled_infer if self.trainer.compiled else self.infer
         generator = torch.Generator().manual_seed(0)
         averaged = self.optimizer.averaged_weights() if isinstance(self.optimizer, FPTT) else nullcontext()
         with averaged:
@@ -159,10 +163,15 @@ class Trainer:
                 state = states.initialise(self.model, sequence[0])
                 rate = torch.zeros((), device=self.device)
                 for x_t in sequence:
-                    output, state = self.model(x_t, state)
-                    rate += states.firing_rate(state)
+                    output, state, z = infer(x_t, state)
+                    rate += z
                 totals.add(output, y, self.task.criterion(output, y), rate / len(sequence))
         return totals.result()
+
+    def infer(self, x_t: Tensor, state: states.State) -> tuple[Tensor, states.State, Tensor]:
+        """A step without learning: output, state and firing rate."""
+        output, state = self.model(x_t, state)
+        return output, state, states.firing_rate(state)
 
     def summary(self, test: Samples) -> dict[str, Any]:
         """The run in one record; the test set is used here and nowhere else."""

@@ -1,0 +1,29 @@
+"""fptt export RUN [options]"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from fptt.commands.common import add_common, show, trained
+from fptt.errors import InputError
+from fptt.export import export
+
+
+def run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="fptt export",
+        description="Write a trained network as one file that runs without fptt: output, *state = step(x_t, restart, *state).",
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--out", type=Path, help="file to write; default RUN/step.pt2")
+    add_common(parser)
+    options = parser.parse_args(arguments)
+    out = options.out or options.run / "step.pt2"
+    if out.suffix != ".pt2":
+        raise InputError(f"--out {out}: the file of torch.export ends in .pt2")
+    trainer = trained(options)
+    x = trainer.task.sets()[2].x[:2]
+    sequence = trainer.task.encode(x, torch.Generator().manual_seed(0)).to(trainer.device)
+    show({"exported": str(out), **export(trainer.model, sequence[0], out)}, options.json)
+    return 0
