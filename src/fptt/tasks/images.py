@@ -39,7 +39,7 @@ class MNIST(ConvolutionalTask):
         if self.length < 1:
             raise InputError(f"--length must be at least 1 time step, got {self.length}")
         if not 0 <= self.shift < min(self.inputs[1:]):
-            raise InputError(f"--shift must lie from 0 to the image's size, {min(self.inputs[1:])}, got {self.shift}")
+            raise InputError(f"--shift must lie from 0 to {min(self.inputs[1:]) - 1} pixels, got {self.shift}")
         super().__post_init__()
 
     @property
