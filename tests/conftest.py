@@ -49,16 +49,18 @@ def torchvision():
 
 @pytest.fixture
 def small_mnist(monkeypatch):
-    """Replaces MNIST by a few random images, labelled by their brighter half."""
+    """Replaces MNIST and its like by a few random images, labelled by their brighter half."""
     from fptt.data import images
     from fptt.data.samples import Samples
 
-    def mnist(folder, validation_size, seed=0, kind="MNIST"):
-        x = torch.rand(24, 28, 28, generator=torch.Generator().manual_seed(seed))
-        y = (x[:, :14].sum((1, 2)) > x[:, 14:].sum((1, 2))).long()
+    def mnist(folder, validation_size, seed=0, kind="MNIST", shape=(28, 28)):
+        x = torch.rand(24, *shape, generator=torch.Generator().manual_seed(seed))
+        upper, lower = (half.flatten(1).sum(1) for half in x.chunk(2, -2))
+        y = (upper > lower).long()
         return tuple(Samples(x[n : n + 8], y[n : n + 8], name) for n, name in ((0, "train"), (8, "validation"), (16, "test")))
 
     monkeypatch.setattr(images, "mnist", mnist)
+    monkeypatch.setattr(images, "cifar10", lambda *arguments: mnist(*arguments, shape=(3, 32, 32)))
 
 
 class Silent:

@@ -173,6 +173,7 @@ def make_neuron(
     adaptive: bool = True,
     tau_m: float | None = None,
     tau_adp: float = 100.0,
+    gate_norm: bool = True,
     **options: object,
 ) -> Neuron:
     """A neuron by name: "lif" (fixed constants, fixed threshold), "alif" (learned constants) or "ltc" (liquid).
@@ -182,6 +183,7 @@ def make_neuron(
         adaptive: False fixes the threshold of an ALIF or LTC neuron at ``b0``.
         tau_m: membrane time constant of LIF (default 2, that of most libraries) or its initial value for ALIF (20).
         tau_adp: initial adaptation time constant of ALIF, in steps.
+        gate_norm: batch norm in the gates of a convolutional LTC neuron.
         options: ``b0``, ``reset``, ``spike``, ``initial_v`` of ``Neuron``.
     """
     inv_tau_m: nn.Module
@@ -192,8 +194,11 @@ def make_neuron(
         inv_tau_m = Constant(features, tau_m or 20.0, learned=True, spread=0.25)
         rho = Retention(Constant(features, tau_adp, learned=True, spread=0.25)) if adaptive else None
     elif kind == "ltc":
-        liquid = LiquidConv if convolutional else LiquidLinear
-        inv_tau_m, rho = liquid(features), liquid(features) if adaptive else None
+
+        def gate() -> nn.Module:
+            return LiquidConv(features, norm=gate_norm) if convolutional else LiquidLinear(features)
+
+        inv_tau_m, rho = gate(), gate() if adaptive else None
     else:
         raise ValueError(f"unknown neuron '{kind}': choose lif, alif or ltc")
     return Neuron(inv_tau_m, rho, **options)  # type: ignore[arg-type]

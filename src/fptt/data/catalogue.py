@@ -21,11 +21,27 @@ DATA_SETS = (
     DataSet("adding", ("adding",), "made on the fly", "-", "nothing to get", None),
     DataSet(
         "MNIST",
-        ("rmnist", "smnist", "psmnist"),
+        ("rmnist", "smnist", "psmnist", "mnist"),
         "60,000 + 10,000 images, 28 x 28",
         "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
         "fetched by torchvision on first use, or put the four idx files in MNIST/raw",
         "MNIST/raw",
+    ),
+    DataSet(
+        "Fashion-MNIST",
+        ("fashion",),
+        "60,000 + 10,000 images, 28 x 28",
+        "MIT (Zalando)",
+        "fetched by torchvision on first use, or put the four idx files in FashionMNIST/raw",
+        "FashionMNIST/raw",
+    ),
+    DataSet(
+        "CIFAR-10",
+        ("cifar10",),
+        "50,000 + 10,000 colour images, 32 x 32",
+        "no licence given (Krizhevsky)",
+        "fetched by torchvision on first use, or put the batch files in cifar-10-batches-py",
+        "cifar-10-batches-py",
     ),
 )
 

@@ -14,6 +14,9 @@ TASKS = {
     "rmnist": ("fptt.tasks.mnist:RowMNIST", "MNIST row by row, repeated as a constant current, or rate-coded"),
     "smnist": ("fptt.tasks.mnist:SequentialMNIST", "MNIST pixel by pixel, 784 steps"),
     "psmnist": ("fptt.tasks.mnist:PermutedMNIST", "MNIST pixel by pixel in a fixed random order"),
+    "mnist": ("fptt.tasks.images:MNIST", "MNIST images as a constant current, through a convolutional network"),
+    "fashion": ("fptt.tasks.images:FashionMNIST", "Fashion-MNIST, as mnist"),
+    "cifar10": ("fptt.tasks.images:CIFAR10", "CIFAR-10, as mnist, in colour"),
     "arrays": ("fptt.tasks.arrays:Arrays", "your own sequences, from an .npz file"),
 }
 

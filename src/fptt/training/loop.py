@@ -121,7 +121,8 @@ class Trainer:
             if number < self.batch:
                 continue
             torch.manual_seed(self.batch_seed(number + 1))
-            sequence = task.encode(x, encoding.manual_seed(self.batch_seed(number + 1))).to(self.device)
+            encoding.manual_seed(self.batch_seed(number + 1))
+            sequence = task.encode(task.augmented(x, encoding), encoding).to(self.device)
             start = time.perf_counter()
             trained = self.trainer(sequence, y.to(self.device))
             if not torch.isfinite(trained.loss):
