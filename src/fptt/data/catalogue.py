@@ -43,12 +43,49 @@ DATA_SETS = (
         "fetched by torchvision on first use, or put the batch files in cifar-10-batches-py",
         "cifar-10-batches-py",
     ),
+    DataSet(
+        "N-MNIST",
+        ("nmnist",),
+        "60,000 + 10,000 recordings, 34 x 34",
+        "CC BY-SA 4.0 (Orchard et al.)",
+        "put Train.zip and Test.zip of garrickorchard.com/datasets/n-mnist, or their folders, in NMNIST",
+        "NMNIST",
+    ),
+    DataSet(
+        "DVS128 Gesture",
+        ("dvs-gesture",),
+        "1,464 clips of 11 gestures, 128 x 128",
+        "CC BY 4.0 (Amir et al., IBM)",
+        "put DvsGesture.tar.gz of research.ibm.com/dvsgesture, or its folder DvsGesture, in the data folder",
+        "DvsGesture",
+    ),
+    DataSet(
+        "CIFAR10-DVS",
+        ("cifar10-dvs",),
+        "10,000 recordings, 128 x 128",
+        "CC BY 4.0 (Li et al.)",
+        "put the ten zips of doi.org/10.6084/m9.figshare.4724671, or their folders, in CIFAR10DVS",
+        "CIFAR10DVS",
+    ),
+    DataSet(
+        "SHD",
+        ("shd",),
+        "8,156 + 2,264 spoken digits, 700 channels",
+        "CC BY 4.0 (Cramer et al.)",
+        "put shd_train.h5 and shd_test.h5 of zenkelab.org/datasets, or their zips, in SHD",
+        "SHD",
+    ),
 )
 
 
 def folder(given: str | Path | None = None) -> Path:
     """The folder of the data sets: ``given``, else $FPTT_DATA, else ~/.cache/fptt."""
     return Path(given or os.environ.get("FPTT_DATA") or Path.home() / ".cache" / "fptt").expanduser()
+
+
+def cache_folder(given: str | Path | None = None) -> Path:
+    """The folder of frames made from recordings: $FPTT_CACHE, else ``frames`` in the folder of the data sets."""
+    return Path(os.environ.get("FPTT_CACHE") or folder(given) / "frames").expanduser()
 
 
 def status(root: Path) -> list[dict[str, Any]]:

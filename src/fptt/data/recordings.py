@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fptt.data import aedat
+from fptt.data import formats
 from fptt.data.events import Events, checked
 from fptt.errors import InputError
 
@@ -17,7 +17,7 @@ FORMATS = "AEDAT 2.0, 3.1 or 4, EVT2, EVT3, .dat, or N-MNIST's .bin"
 def read(path: Path) -> Events:
     """The events of the file at ``path``: AEDAT 2.0, 3.1 or 4, Prophesee's EVT2, EVT3 or .dat, or N-MNIST's .bin.
 
-    AEDAT 4, EVT2 and EVT3 are read by evlib, .dat by expelliarmus (see docs/events.md).
+    AEDAT 4, EVT2 and EVT3 are read by evlib (see docs/events.md), the others by ``fptt.data.formats``.
     Raises InputError where the file is missing, damaged, empty, of another format, or its library is not installed.
     """
     path = Path(path)
@@ -27,19 +27,19 @@ def read(path: Path) -> Events:
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror})") from None
     name, suffix = str(path), path.suffix.lower()
-    if aedat.version(head) == "4.0":
+    if formats.version(head) == "4.0":
         size = _first(head, rb'key="sizeX" type="int">(\d+)<[^>]*>\s*<attr key="sizeY" type="int">(\d+)<')
         return _evlib(path, size or UNKNOWN)
     if head.startswith(b"#!AER-DAT"):
-        return aedat.aedat(path.read_bytes(), name)
+        return formats.aedat(path.read_bytes(), name)
     match = re.match(rb"(%[^\n]*\n)+", head)
     header = match[0].lower() if match else b""
     if re.search(rb"^% (format )?evt ?\d", header, re.MULTILINE):
         return _evlib(path, _size_of_prophesee(header))
     if header and suffix == ".dat":
-        return _dat(path, header)
+        return formats.dat(path.read_bytes(), name)
     if suffix == ".bin":
-        return aedat.nmnist(path.read_bytes(), name)
+        return formats.nmnist(path.read_bytes(), name)
     raise InputError(f"{path} is no recording of a known format: {FORMATS}")
 
 
@@ -57,22 +57,6 @@ def _evlib(path: Path, size: tuple[int, int]) -> Events:
     except BaseException as error:  # a panic of Rust is no Exception
         raise _damaged(path, error) from None
     return _sized(Events(t, x, y, p, *size), path)
-
-
-def _dat(path: Path, header: bytes) -> Events:
-    try:
-        from expelliarmus import Wizard
-    except ImportError as error:
-        raise InputError(f"reading {path} needs the package expelliarmus: pip install 'fptt[recordings]' ({error})") from None
-    try:
-        events = Wizard(encoding="dat").read(path)
-    except Exception as error:
-        raise _damaged(path, error) from None
-    if events is None:
-        raise InputError(f"{path} is damaged: expelliarmus cannot read it as .dat")
-    width, height = _first(header, rb"^% width (\d+)"), _first(header, rb"^% height (\d+)")
-    size = (width[0], height[0]) if width and height else UNKNOWN
-    return _sized(Events(events["t"], events["x"], events["y"], events["p"] > 0, *size), path)
 
 
 def _sized(events: Events, path: Path) -> Events:

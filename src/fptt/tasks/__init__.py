@@ -17,6 +17,10 @@ TASKS = {
     "mnist": ("fptt.tasks.images:MNIST", "MNIST images as a constant current, through a convolutional network"),
     "fashion": ("fptt.tasks.images:FashionMNIST", "Fashion-MNIST, as mnist"),
     "cifar10": ("fptt.tasks.images:CIFAR10", "CIFAR-10, as mnist, in colour"),
+    "nmnist": ("fptt.tasks.events:NMNIST", "N-MNIST: digits before a moving event camera"),
+    "dvs-gesture": ("fptt.tasks.events:DVSGesture", "DVS128 Gesture: 11 gestures before an event camera"),
+    "cifar10-dvs": ("fptt.tasks.events:CIFAR10DVS", "CIFAR10-DVS: moving images before an event camera"),
+    "shd": ("fptt.tasks.events:SHD", "Spiking Heidelberg Digits: spoken digits as spikes"),
     "arrays": ("fptt.tasks.arrays:Arrays", "your own sequences, from an .npz file"),
 }
 

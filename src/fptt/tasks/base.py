@@ -86,6 +86,10 @@ class Task:
         """Training samples [batch, ...] varied at random before ``encode``; unless a task varies them, as they are."""
         return x
 
+    def notes(self) -> dict[str, Any]:
+        """What a result must say of its data, such as a split that is not official."""
+        return {}
+
     def training_set(self, train: Samples, epoch: int) -> Samples:
         """The training set of one epoch; the same every time unless a task makes fresh samples."""
         return train

@@ -101,7 +101,7 @@ class Trainer:
                 self.save()
                 if stop.is_set():
                     raise Stopped
-            summary = self.summary(test)
+            summary = self.summary(train, test)
         self.run.write_summary(summary)
         return summary
 
@@ -165,9 +165,10 @@ class Trainer:
                 totals.add(output, y, self.task.criterion(output, y), rate / len(sequence))
         return totals.result()
 
-    def summary(self, test: Samples) -> dict[str, Any]:
-        """The run in one record; the test set is used here and nowhere else."""
-        task, result = self.task, self.evaluate(test)
+    def summary(self, train: Samples, test: Samples) -> dict[str, Any]:
+        """The run in one record; the test set is used here and nowhere else. Without one, the score is that on ``train``."""
+        task, tested = self.task, "test" if len(test) else "train"
+        result = self.evaluate(test if len(test) else train)
         return {
             "task": task.name,
             "rule": task.rule,
@@ -175,8 +176,10 @@ class Trainer:
             "seed": task.seed,
             "epochs": task.epochs,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            f"test_{task.metric}": result[task.metric],
-            "test_loss": result["loss"],
+            **task.notes(),
+            f"{tested}_samples": len(test if len(test) else train),
+            f"{tested}_{task.metric}": result[task.metric],
+            f"{tested}_loss": result["loss"],
             "firing_rate": result["firing_rate"],
             "peak_memory_mb": round(peak_memory_mb(self.device), 1),
             "seconds_per_epoch": round(self.seconds / max(1, self.epoch), 3),

@@ -1,9 +1,11 @@
-"""The plain formats of recorded data sets: AEDAT 2.0 (CIFAR10-DVS), AEDAT 3.1 (DVS128 Gesture), N-MNIST's .bin.
+"""The plain formats of recorded data: AEDAT 2.0 (CIFAR10-DVS), AEDAT 3.1 (DVS128 Gesture), N-MNIST's .bin, Prophesee's .dat.
 
 Read here with numpy because no kept library reads them beside a current torch: tonic 1.7 raises ValueError on every DVS128
-file, ``spikingjelly.datasets`` cannot be imported without a torchaudio that fits torch, and what does read N-MNIST (tonic)
-brings a compiler and an audio library for five bytes an event. The formats are those of iniVation's specification
-(https://docs.inivation.com/software/software-advanced-usage/file-formats) and of the N-MNIST paper (Orchard et al. 2015).
+file, ``spikingjelly.datasets`` cannot be imported without a torchaudio that fits torch, what does read N-MNIST (tonic) brings
+a compiler and an audio library for five bytes an event, and expelliarmus, the one reader of .dat, last released in 2023, never
+returns from a file that ends in its header. The formats are those of iniVation's specification
+(https://docs.inivation.com/software/software-advanced-usage/file-formats), of the N-MNIST paper (Orchard et al. 2015) and of
+Prophesee (https://docs.prophesee.ai/stable/data/file_formats/dat.html).
 All functions take the file's content, so that files inside archives need no unpacking, and raise InputError.
 """
 
@@ -107,6 +109,26 @@ def nmnist(content: bytes, name: str, width: int = 34, height: int = 34) -> Even
     t = ((high & 0x7F) << 16 | middle << 8 | low) + (np.cumsum(y == 240) << 13)
     pixel = y != 240
     return checked(Events(t[pixel], x[pixel], y[pixel], high[pixel] >> 7 == 1, width, height), name)
+
+
+def dat(content: bytes, name: str) -> Events:
+    """Events of a .dat file, version 2: 8 bytes each, time in microseconds, 14 bits of column, 14 of row and 4 of polarity.
+
+    Where the header does not give the sensor's size, the sensor is taken to end at the outermost events (N-CARS).
+    """
+    header = re.match(rb"(%[^\n]*\n)+", content)
+    if header is None or not re.search(rb"^% version 2\b", header[0].lower(), re.MULTILINE):
+        raise InputError(f"{name} is not a .dat file of version 2")
+    start = header.end() + 2
+    if content[start - 2 : start] not in (b"\0\x08", b"\x0c\x08"):
+        raise InputError(f"{name} holds no events of pixels, or is truncated")
+    if (len(content) - start) % 8:
+        raise InputError(f"{name} is truncated: it ends within an event; copy it again")
+    t, address = np.frombuffer(content, "<u4", offset=start).reshape(-1, 2).T
+    x, y = (address & 0x3FFF).astype(np.int16), (address >> 14 & 0x3FFF).astype(np.int16)
+    sizes = [re.search(rb"^% " + side + rb" (\d+)", header[0].lower(), re.MULTILINE) for side in (b"width", b"height")]
+    width, height = (int(size[1]) if size else int(last.max(initial=0)) + 1 for size, last in zip(sizes, (x, y), strict=True))
+    return checked(Events(t, x, y, address >> 28 & 1 == 1, width, height), name)
 
 
 def _sensor(match: re.Match[bytes] | None, name: str) -> tuple[str, int, int]:
