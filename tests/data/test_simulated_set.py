@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fptt import InputError
-from fptt.data import aedat, recordings, simulated_set
+from fptt.data import formats, recordings, simulated_set
 from fptt.data.samples import Samples
 from fptt.data.simulated import Camera, saccades, simulate
 
@@ -28,7 +28,11 @@ def test_written_and_read_again(images, tmp_path):
     target = simulated_set.folder(tmp_path, "MNIST", (6, 3), camera)
     simulated_set.make(target, "MNIST", *images, camera)
     train, test = sorted(target.glob("Train/*/*.bin")), sorted(target.glob("Test/*/*.bin"))
-    assert [file.relative_to(target).as_posix() for file in test] == ["Test/0/00001.bin", "Test/1/00002.bin", "Test/2/00003.bin"]
+    assert [file.relative_to(target).as_posix() for file in test] == [
+        "Test/0/00001.bin",
+        "Test/1/00002.bin",
+        "Test/2/00003.bin",
+    ]
     assert sorted(int(file.stem) for file in train) == [1, 2, 3, 4, 5, 6]
     assert all(int(file.parent.name) == images[0].y[int(file.stem) - 1] for file in train)
     for number, file in ((4, target / "Train/2/00005.bin"), (7, target / "Test/1/00002.bin")):
@@ -42,13 +46,14 @@ def test_written_and_read_again(images, tmp_path):
 
 def test_the_format_keeps_all_times_of_a_recording(images):
     events = simulate(saccades(images[0].x.numpy()), Camera(noise=100.0))[0]
-    assert events.t[-1] > 2**16 and same(aedat.nmnist(simulated_set.nmnist_bytes(events), "it"), events)
+    assert events.t[-1] > 2**16 and same(formats.nmnist(simulated_set.nmnist_bytes(events), "it"), events)
 
 
 def test_each_setting_has_a_folder_of_its_own_and_is_made_once(images, tmp_path):
-    cases = [("MNIST", (6, 3), Camera(), True), ("MNIST", (6, 3), Camera(), False), ("MNIST", (6, 2), Camera(), True)]
-    cases += [("FashionMNIST", (6, 3), Camera(), True), ("MNIST", (6, 3), Camera(noise=1.0), True)]
-    assert len({simulated_set.folder(tmp_path, *case) for case in cases}) == len(cases)
+    cases = [("MNIST", (6, 3), Camera()), ("FashionMNIST", (6, 3), Camera()), ("MNIST", (6, 2), Camera())]
+    cases += [("MNIST", (6, 3), Camera(noise=1.0))]
+    folders = {simulated_set.folder(tmp_path, *case, dark=dark) for case in cases for dark in (True, False)}
+    assert len(folders) == 2 * len(cases)
     target = tmp_path / "simulated" / "MNIST-0"
     simulated_set.make(target, "MNIST", *images, Camera())
     before = {file: file.stat().st_mtime_ns for file in target.rglob("*")}

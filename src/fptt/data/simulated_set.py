@@ -5,12 +5,15 @@ import hashlib
 import json
 import os
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from fptt.data import event_sets
+from fptt.data.event_sets import EventSet
 from fptt.data.events import Events
 from fptt.data.samples import Samples
 from fptt.data.simulated import Camera, saccades, simulate
@@ -26,13 +29,13 @@ def nmnist_bytes(events: Events) -> bytes:
     return np.stack((events.x, events.y, events.p << 7 | t >> 16, t >> 8 & 255, t & 255), 1).astype(np.uint8).tobytes()
 
 
-def folder(root: Path, kind: str, sizes: tuple[int, int], camera: Camera, dark: bool = True) -> Path:
+def folder(root: Path, kind: str, sizes: tuple[int, int], camera: Camera, *, dark: bool = True) -> Path:
     """Where the set of these settings lies under ``root``: its name holds a digest of them."""
     description = json.dumps(_description(kind, sizes, camera, dark), sort_keys=True)
     return root / "simulated" / f"{kind}-{hashlib.sha256(description.encode()).hexdigest()[:8]}"
 
 
-def make(target: Path, kind: str, train: Samples, test: Samples, camera: Camera, dark: bool = True) -> None:
+def make(target: Path, kind: str, train: Samples, test: Samples, camera: Camera, *, dark: bool = True) -> None:
     """Write one recording of each image [height, width] as ``target``/Train or Test/<label>/<number>.bin, if not yet there.
 
     ``simulated.json`` beside them says that they are simulated, and how. All or nothing is written. Raises InputError where
@@ -52,6 +55,15 @@ def make(target: Path, kind: str, train: Samples, test: Samples, camera: Camera,
         raise InputError(f"cannot write simulated recordings to {target} ({error.strerror}): give another --data") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def every(root: Path) -> EventSet:
+    """All sets that have been simulated under ``root``, one after the other."""
+    homes = sorted(path.parent for path in (root / "simulated").glob(f"*/{DESCRIPTION}"))
+    if not homes:
+        raise InputError(f"nothing has been simulated in {root}: fptt train events-sim does it")
+    sets = [event_sets.nmnist(home) for home in homes]
+    return EventSet("simulated", [file for one in sets for file in one.files], lambda: chain(*(one.clips() for one in sets)))
 
 
 def _write(split: Path, samples: Samples, camera: Camera, dark: bool, first: int) -> None:

@@ -21,6 +21,7 @@ TASKS = {
     "dvs-gesture": ("fptt.tasks.events:DVSGesture", "DVS128 Gesture: 11 gestures before an event camera"),
     "cifar10-dvs": ("fptt.tasks.events:CIFAR10DVS", "CIFAR10-DVS: moving images before an event camera"),
     "shd": ("fptt.tasks.events:SHD", "Spiking Heidelberg Digits: spoken digits as spikes"),
+    "events-sim": ("fptt.tasks.simulated:SimulatedEvents", "simulated events: MNIST images before a simulated event camera"),
     "arrays": ("fptt.tasks.arrays:Arrays", "your own sequences, from an .npz file"),
 }
 
