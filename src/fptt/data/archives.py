@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from fptt.errors import InputError
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
+LARGEST = 2**31  # bytes of a file in an archive; a larger one is taken for damage
 
 
 def files(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
@@ -28,11 +29,13 @@ def files(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, byte
             with zipfile.ZipFile(path) as archive:
                 for member in archive.infolist():
                     if not member.is_dir() and wanted(member.filename):
+                        _check(member.file_size)
                         yield member.filename, archive.read(member)
         else:
             with tarfile.open(path, "r|*") as archive:
                 for entry in archive:
                     if entry.isfile() and wanted(entry.name) and (file := archive.extractfile(entry)):
+                        _check(entry.size)
                         yield entry.name.removeprefix("./"), file.read()
     except DAMAGE as error:
         raise InputError(
@@ -40,6 +43,11 @@ def files(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, byte
         ) from None
     except OSError as error:
         raise InputError(f"cannot read {error.filename or path} ({error.strerror or error})") from None
+
+
+def _check(size: int) -> None:
+    if size > LARGEST:
+        raise ValueError(f"a file of {size:,} bytes")
 
 
 def listing(path: Path) -> list[tuple[str, tuple[int, int]]]:

@@ -79,7 +79,7 @@ class Recorded(Task):
         return frames.normalised(x, self.scale).transpose(0, 1)
 
     def notes(self) -> dict[str, Any]:
-        return {"frames": f"{self.length} by {self.by}", "data_split": "official"}
+        return {"frames": f"{self.length} by {self.by}", "data_split": "the set's own"}
 
 
 @dataclass
