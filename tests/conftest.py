@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from fptt import cli
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
@@ -61,6 +63,22 @@ def small_mnist(monkeypatch):
 
     monkeypatch.setattr(images, "mnist", mnist)
     monkeypatch.setattr(images, "cifar10", lambda *arguments: mnist(*arguments, shape=(3, 32, 32)))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run(*words) -> (exit status, stdout, stderr) of the command, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        try:
+            status = cli.main([str(word) for word in words])
+        except SystemExit as leaving:  # argparse's own way out
+            status = leaving.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
 
 
 class Silent:
