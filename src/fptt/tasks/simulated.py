@@ -62,4 +62,4 @@ class SimulatedEvents(EventFrames):
         return cache.load(events, self.framing, catalogue.cache_folder(self.data))
 
     def notes(self) -> dict[str, Any]:
-        return {**super().notes(), "data": f"simulated events of {self.images} images", "split": "that of the images"}
+        return {**super().notes(), "data": f"simulated events of {self.images} images", "data_split": "that of the images"}
