@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from fptt import cli
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
@@ -49,16 +51,34 @@ def torchvision():
 
 @pytest.fixture
 def small_mnist(monkeypatch):
-    """Replaces MNIST by a few random images, labelled by their brighter half."""
+    """Replaces MNIST and its like by a few random images, labelled by their brighter half."""
     from fptt.data import images
     from fptt.data.samples import Samples
 
-    def mnist(folder, validation_size, seed=0, kind="MNIST"):
-        x = torch.rand(24, 28, 28, generator=torch.Generator().manual_seed(seed))
-        y = (x[:, :14].sum((1, 2)) > x[:, 14:].sum((1, 2))).long()
+    def mnist(folder, validation_size, seed=0, kind="MNIST", shape=(28, 28)):
+        x = torch.rand(24, *shape, generator=torch.Generator().manual_seed(seed))
+        upper, lower = (half.flatten(1).sum(1) for half in x.chunk(2, -2))
+        y = (upper > lower).long()
         return tuple(Samples(x[n : n + 8], y[n : n + 8], name) for n, name in ((0, "train"), (8, "validation"), (16, "test")))
 
     monkeypatch.setattr(images, "mnist", mnist)
+    monkeypatch.setattr(images, "cifar10", lambda *arguments: mnist(*arguments, shape=(3, 32, 32)))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run(*words) -> (exit status, stdout, stderr) of the command, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        try:
+            status = cli.main([str(word) for word in words])
+        except SystemExit as leaving:  # argparse's own way out
+            status = leaving.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
 
 
 class Silent:

@@ -12,25 +12,7 @@ import pytest
 import torch
 import yaml
 
-from fptt import cli
-
 QUICK = ["--epochs", "1", "--hidden", "8", "--batch-size", "100"]
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """run(*words) -> (exit status, stdout, stderr) of the command, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        try:
-            status = cli.main([str(word) for word in words])
-        except SystemExit as leaving:  # argparse's own way out
-            status = leaving.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 @pytest.fixture

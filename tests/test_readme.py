@@ -9,12 +9,14 @@ import pytest
 from fptt import cli, tasks
 from fptt.commands.common import make_task
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+HOME = Path(__file__).parent.parent
+README = (HOME / "README.md").read_text()
+PAGES = [README, *(path.read_text() for path in sorted((HOME / "docs").glob("*.md")))]
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", "\n".join(PAGES), re.DOTALL))
 def test_examples_run(code):
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "an example", "exec"), {})
 
 
 def test_commands_parse():
@@ -31,4 +33,4 @@ def test_commands_parse():
 
 def test_pictures_and_pages_exist():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (Path(__file__).parent.parent / target).exists(), target
+        assert (HOME / target).exists(), target

@@ -17,7 +17,8 @@ COMMANDS = {
     "plot": "draw learning curves, spike rasters and membrane traces of runs",
     "export": "write a trained network as one file that runs without fptt",
     "benchmark": "measure speed and memory of the learning rules on this machine",
-    "data": "list the data sets, where they are and how to get them",
+    "stream": "run a network on a recording as on a live stream, and go on learning",
+    "data": "list, check and show the data sets",
 }
 
 

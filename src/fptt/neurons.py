@@ -180,6 +180,7 @@ def make_neuron(
     adaptive: bool = True,
     tau_m: float | None = None,
     tau_adp: float = 100.0,
+    gate_norm: bool = True,
     **options: object,
 ) -> Neuron:
     """A neuron by name: "lif" (fixed constants, fixed threshold), "alif" (learned constants) or "ltc" (liquid).
@@ -189,6 +190,7 @@ def make_neuron(
         adaptive: False fixes the threshold of an ALIF or LTC neuron at ``b0``.
         tau_m: membrane time constant of LIF (default 2, that of most libraries) or its initial value for ALIF (20).
         tau_adp: initial adaptation time constant of ALIF, in steps.
+        gate_norm: batch norm in the gates of a convolutional LTC neuron.
         options: ``b0``, ``reset``, ``spike``, ``initial_v`` of ``Neuron``.
     """
     rates: nn.Module
@@ -200,7 +202,7 @@ def make_neuron(
         if adaptive:
             rates.append(Retention(Constant(features, tau_adp, learned=True, spread=0.25)))
     elif kind == "ltc" and convolutional:
-        rates = Rates(LiquidConv(features) for _ in range(1 + adaptive))
+        rates = Rates(LiquidConv(features, norm=gate_norm) for _ in range(1 + adaptive))
     elif kind == "ltc":
         rates = LiquidLinear(features, states=1 + adaptive)
     else:

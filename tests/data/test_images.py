@@ -1,8 +1,11 @@
 """Digits, MNIST (real, damaged and missing) and the encodings."""
 
 import struct
+from collections import Counter
+from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -41,6 +44,12 @@ def test_real_mnist(data, torchvision, monkeypatch):
     ours, held_out = original(indices, 5000, ("train", "validation"), 0)
     assert not set(ours.x.tolist()) & set(held_out.x.tolist())
     assert torch.equal(official.x[held_out.x], validation.x) and torch.equal(official.x[ours.x], train.x)
+
+
+def test_real_fashion_mnist(data, torchvision):
+    train, validation, test = images.mnist(data, 5000, kind="FashionMNIST")
+    assert [len(s) for s in (train, validation, test)] == [55_000, 5_000, 10_000]
+    assert test.y[:5].tolist() == [9, 2, 1, 1, 6] and train.x.shape[1:] == (28, 28)
 
 
 def write_idx(path, shape, payload):
@@ -92,6 +101,45 @@ def test_missing_mnist(tmp_path, torchvision, monkeypatch):
         images.mnist(tmp_path / "nowhere", 1)
 
 
+@pytest.fixture
+def colour_images(monkeypatch, torchvision):
+    """torchvision's CIFAR10, but of 20 training images of 4 x 4 pixels; returns the loader of such a set."""
+
+    class Few:
+        def __init__(self, folder, train, download):
+            rng = np.random.default_rng(train)
+            number = 20 if train else 10_000
+            self.data, self.targets = rng.integers(0, 256, (number, 4, 4, 3), np.uint8), list(range(number))
+            few.append(self)
+
+    few = []
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Few)
+
+    def load(shape=(20, 4, 4, 3)):
+        return images._from_torchvision("CIFAR10", Path("data"), "batches", shape=shape, validation_size=5, seed=0), few
+
+    return load
+
+
+def test_colours_come_first_and_stay_with_their_labels(colour_images):
+    (train, validation, test), few = colour_images()
+    assert [(len(s), s.name) for s in (train, validation, test)] == [(15, "train"), (5, "validation"), (10_000, "test")]
+    assert sorted([*train.y.tolist(), *validation.y.tolist()]) == list(range(20))
+    for x, y in zip(train.x, train.y, strict=True):
+        assert torch.equal(x.permute(1, 2, 0) * 255, torch.tensor(few[0].data[y]).float())
+
+
+def test_images_of_another_size_are_damage(colour_images):
+    with pytest.raises(InputError, match=r"CIFAR10 under data/batches is damaged .*\[20, 8, 4, 3\], found 20 labels"):
+        colour_images((20, 8, 4, 3))
+
+
+def test_missing_cifar10(tmp_path, torchvision, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    with pytest.raises(InputError, match=r"^CIFAR10 is not under .* could not be fetched .*cifar-10-batches-py.*--data.*$"):
+        images.cifar10(tmp_path, 1)
+
+
 def some_images():
     return torch.rand(5, 4, 3)
 
@@ -118,3 +166,30 @@ def test_constant_current_and_rate_code():
     assert torch.equal(spikes[:, 0, 0], torch.zeros(2000)) and torch.equal(spikes[:, 0, 2], torch.ones(2000))
     assert torch.equal(spikes, images.rate_coded(x, 2000, torch.Generator().manual_seed(0)))
     assert not torch.equal(spikes, images.rate_coded(x, 2000, torch.Generator().manual_seed(1)))
+
+
+def shifts_of(x, y, pixels):
+    """Every (down, across) that turns image ``x`` [height, width] into ``y``, zeros moving in."""
+    height, width = x.shape
+    padded = torch.nn.functional.pad(x, (pixels,) * 4)
+    moves = [(down, across) for down in range(2 * pixels + 1) for across in range(2 * pixels + 1)]
+    return [(a, b) for a, b in moves if torch.equal(padded[a : a + height, b : b + width], y)]
+
+
+def test_shifted_images_move_as_wholes():
+    x = torch.rand(400, 6, 5)
+    moved = images.shifted(x, 1, torch.Generator().manual_seed(0))
+    moves = [shifts_of(a, b, 1) for a, b in zip(x, moved, strict=True)]
+    assert all(len(found) == 1 for found in moves), "each is its own image, moved"
+    counts = Counter(found[0] for found in moves)
+    assert len(counts) == 9 and min(counts.values()) > 20
+    colours = images.shifted(x.unsqueeze(1) * torch.tensor([1.0, 2, 3]).view(3, 1, 1), 1, torch.Generator().manual_seed(0))
+    assert torch.equal(colours[:, 2], 3 * moved), "all colours of an image move together"
+
+
+def test_mirrored_images_are_flipped_at_even_odds():
+    x = torch.rand(400, 3, 2, 5)
+    mirrored = images.mirrored(x, torch.Generator().manual_seed(0))
+    flipped = (mirrored == x.flip(-1)).flatten(1).all(1)
+    same = (mirrored == x).flatten(1).all(1)
+    assert (flipped ^ same).all() and 150 < flipped.sum() < 250

@@ -15,6 +15,7 @@ from fptt.commands.common import make_task
 from fptt.data.samples import Samples
 from fptt.tasks.adding import Adding
 from fptt.tasks.digits import Digits
+from fptt.tasks.images import CIFAR10, MNIST, FashionMNIST
 from fptt.tasks.mnist import PermutedMNIST, RowMNIST
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
@@ -29,6 +30,9 @@ EVERY = {
     "rmnist-rate": ("rmnist", {"encoding": "rate", "length": 5}, (5, 784)),
     "smnist": ("smnist", {}, (784, 1)),
     "psmnist": ("psmnist", {}, (784, 1)),
+    "mnist": ("mnist", {"length": 3, "channels": (2,), "pool": (4,)}, (3, 1, 28, 28)),
+    "fashion": ("fashion", {"length": 2, "channels": (2, 2), "pool": (2, 2)}, (2, 1, 28, 28)),
+    "cifar10": ("cifar10", {"length": 2, "channels": (2,), "pool": (4,), "dropout": 0.2}, (2, 3, 32, 32)),
     "arrays": ("arrays", {"test_size": 2}, (6, 3)),
 }
 
@@ -44,7 +48,8 @@ def test_every_task_trains_a_batch_and_is_tested(case, small_mnist, tmp_path):
     train = task.training_set(train, 0)
     train = Samples(train.x[:4], train.y[:4], "train")
     sequence = task.encode(train.x, torch.Generator().manual_seed(0))
-    assert sequence.shape == (shape[0], 4, shape[1]) and (task.time_steps, task.inputs) == shape
+    assert sequence.shape == (shape[0], 4, *shape[1:]) and task.time_steps == shape[0]
+    assert task.inputs == (shape[1] if len(shape) == 2 else shape[1:])
     trainer = Trainer(task, Run(tmp_path))
     before = [p.detach().clone() for p in trainer.model.parameters()]
     row = trainer.train_epoch(train, _never(), Silent())
@@ -59,6 +64,41 @@ def _never():
     from threading import Event
 
     return Event()
+
+
+def test_an_image_is_the_same_at_every_step(small_mnist):
+    task = MNIST(length=3)
+    x = task.sets()[0].x
+    assert torch.equal(task.encode(x, torch.Generator()), torch.stack(3 * [x.unsqueeze(1)]))
+
+
+@pytest.mark.parametrize("options", [{"shift": 2}, {"shift": 0, "flip": True}, {"shift": 0}], ids=str)
+def test_images_are_varied_in_training_alone(options, small_mnist, tmp_path, monkeypatch):
+    task = MNIST(length=1, channels=(2,), pool=(4,), hidden=(4,), batch_size=4, **options)
+    train = task.sets()[0]
+    seen, original = [], MNIST.encode
+    monkeypatch.setattr(MNIST, "encode", lambda task, x, generator: seen.append(x) or original(task, x, generator))
+    trainer = Trainer(task, Run(tmp_path))
+    for epoch in (0, 0, 1):
+        trainer.epoch = epoch
+        trainer.train_epoch(train, _never(), Silent())
+    first, again, other = (torch.cat(seen[n : n + 2]) for n in (0, 2, 4))
+    assert torch.equal(first, again) and first.shape == train.x.shape
+    images = [set(map(bytes, x.numpy())) for x in (train.x, first, other)]
+    varied = bool(task.shift or task.flip)
+    assert (images[0] != images[1] != images[2] != images[0]) == varied
+    seen.clear()
+    trainer.evaluate(train)
+    assert torch.equal(torch.cat(seen), train.x)
+
+
+def test_the_settings_of_an_image_task_reach_its_network():
+    options = {"channels": (3, 5), "pool": (2, 3), "hidden": (7, 6), "dropout": 0.25, "recurrent": True, "b0": 0.3}
+    layers = FashionMNIST(norm="shared", readout="membrane", **options).model().layers
+    assert [layer.synapse.out_channels for layer in layers[:2]] == [3, 5]
+    assert [layer.pool.kernel_size for layer in layers[:2]] == [2, 3]
+    assert [layer.recurrent.out_features for layer in layers[2:]] == [7, 6] and layers[2].synapse[1].p == 0.25
+    assert {layer.neuron.b0 for layer in layers} == {0.3} and layers[0].norm.time_steps == 1
 
 
 def test_permutation_is_one_seeded_and_fixed():
@@ -111,6 +151,14 @@ def test_learning_rate_over_the_epochs(options, expected):
         (Digits, {"device": "abacus"}, "device"),
         (Adding, {"length": 1}, "--length"),
         (RowMNIST, {"length": 0}, "--length"),
+        (MNIST, {"length": 0}, "--length"),
+        (MNIST, {"shift": -1}, "--shift"),
+        (MNIST, {"shift": 28}, "--shift must lie from 0 to 27"),
+        (MNIST, {"dropout": 1.0}, "--dropout"),
+        (MNIST, {"neuron": "lstm"}, "'mnist' has a convolutional spiking network: choose --neuron ltc"),
+        (MNIST, {"channels": (4,)}, r"pool needs one factor from 1 for each of 1 convolutional layers, got \[2, 2, 2\]"),
+        (MNIST, {"channels": (4, 4, 0)}, "channels needs at least one convolutional layer"),
+        (CIFAR10, {"pool": (8, 5, 2)}, "leaves nothing of a map of 4 x 4"),
     ],
 )
 def test_settings_outside_their_range(task, options, message):
@@ -144,7 +192,21 @@ def settings_of(task_class):
     ).map(lambda options: task_class(**options))
 
 
-@given(st.one_of(settings_of(Digits), settings_of(Adding)))
+def image_settings():
+    """The same of the convolutional tasks."""
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "channels": st.lists(st.integers(1, 9), min_size=3, max_size=3).map(tuple),
+            "pool": st.lists(st.integers(1, 3), min_size=3, max_size=3).map(tuple),
+            "dropout": st.floats(0, 0.9),
+            "flip": st.booleans(),
+            "shift": st.integers(0, 9),
+        },
+    ).map(lambda options: FashionMNIST(**options))
+
+
+@given(st.one_of(settings_of(Digits), settings_of(Adding), image_settings()))
 @settings(max_examples=30, deadline=None)
 def test_the_command_of_a_run_repeats_its_settings(task):
     words = shlex.split(task.command())

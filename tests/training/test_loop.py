@@ -14,6 +14,7 @@ from fptt.data import images
 from fptt.data.samples import Samples
 from fptt.tasks.adding import Adding
 from fptt.tasks.digits import Digits
+from fptt.tasks.images import MNIST
 from fptt.tasks.mnist import RowMNIST
 from fptt.training.loop import Stopped, Trainer, stop_on_signal
 from fptt.training.run import Run
@@ -44,6 +45,7 @@ CASES = {
     "bptt-lstm": small(rule="bptt", neuron="lstm", optimizer="adam"),
     "fptt-4-alif": small(parts=4, neuron="alif", norm="none"),
     "adding": Adding(length=6, iterations=5, epochs=2, held_out=20, batch_size=16, hidden=(8,)),
+    "images": MNIST(length=2, epochs=2, channels=(2,), pool=(4,), hidden=(8,), dropout=0.3, flip=True, batch_size=2),
     "rate-coded": RowMNIST(encoding="rate", length=3, epochs=2, hidden=(8,), batch_size=2),
 }
 

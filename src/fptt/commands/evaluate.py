@@ -17,7 +17,8 @@ def run(arguments: list[str]) -> int:
     _, validation_set, test_set = trainer.task.sets()
     samples = test_set if options.split == "test" else validation_set
     if not len(samples):
-        raise InputError(f"{options.run} was trained without a validation set: choose --split test")
-    result = {"run": str(options.run), "split": options.split, "samples": len(samples), **trainer.evaluate(samples)}
+        raise InputError(f"{options.run} was trained without a {options.split} set: choose another with --split")
+    result = {"run": str(options.run), **trainer.task.notes(), "split": options.split, "samples": len(samples)}
+    result |= trainer.evaluate(samples)
     show(result, options.json)
     return 0

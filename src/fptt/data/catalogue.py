@@ -2,8 +2,12 @@
 
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from fptt.data.event_sets import EventSet
+from fptt.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,7 @@ class DataSet:
     licence: str
     get: str
     path: str | None  # below the data folder; None where the set comes with a package
+    reader: str | None = None  # of recordings of events: module:function from the data folder to an EventSet
 
 
 DATA_SETS = (
@@ -21,11 +26,72 @@ DATA_SETS = (
     DataSet("adding", ("adding",), "made on the fly", "-", "nothing to get", None),
     DataSet(
         "MNIST",
-        ("rmnist", "smnist", "psmnist"),
+        ("rmnist", "smnist", "psmnist", "mnist"),
         "60,000 + 10,000 images, 28 x 28",
         "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
         "fetched by torchvision on first use, or put the four idx files in MNIST/raw",
         "MNIST/raw",
+    ),
+    DataSet(
+        "Fashion-MNIST",
+        ("fashion",),
+        "60,000 + 10,000 images, 28 x 28",
+        "MIT (Zalando)",
+        "fetched by torchvision on first use, or put the four idx files in FashionMNIST/raw",
+        "FashionMNIST/raw",
+    ),
+    DataSet(
+        "CIFAR-10",
+        ("cifar10",),
+        "50,000 + 10,000 colour images, 32 x 32",
+        "no licence given (Krizhevsky)",
+        "fetched by torchvision on first use, or put the batch files in cifar-10-batches-py",
+        "cifar-10-batches-py",
+    ),
+    DataSet(
+        "N-MNIST",
+        ("nmnist",),
+        "60,000 + 10,000 recordings, 34 x 34",
+        "CC BY-SA 4.0 (Orchard et al.)",
+        "put Train.zip and Test.zip of garrickorchard.com/datasets/n-mnist, or their folders, in NMNIST",
+        "NMNIST",
+        "fptt.data.event_sets:nmnist",
+    ),
+    DataSet(
+        "DVS128 Gesture",
+        ("dvs-gesture",),
+        "1,464 clips of 11 gestures, 128 x 128",
+        "CC BY 4.0 (Amir et al., IBM)",
+        "put DvsGesture.tar.gz of research.ibm.com/dvsgesture, or its folder DvsGesture, in the data folder",
+        "DvsGesture",
+        "fptt.data.event_sets:dvs_gesture",
+    ),
+    DataSet(
+        "CIFAR10-DVS",
+        ("cifar10-dvs",),
+        "10,000 recordings, 128 x 128",
+        "CC BY 4.0 (Li et al.)",
+        "put the ten zips of doi.org/10.6084/m9.figshare.4724671, or their folders, in CIFAR10DVS",
+        "CIFAR10DVS",
+        "fptt.data.event_sets:cifar10_dvs",
+    ),
+    DataSet(
+        "SHD",
+        ("shd",),
+        "8,156 + 2,264 spoken digits, 700 channels",
+        "CC BY 4.0 (Cramer et al.)",
+        "put shd_train.h5 and shd_test.h5 of zenkelab.org/datasets, or their zips, in SHD",
+        "SHD",
+        "fptt.data.event_sets:shd",
+    ),
+    DataSet(
+        "simulated events",
+        ("events-sim",),
+        "recordings of MNIST and Fashion-MNIST, simulated, 34 x 34",
+        "that of the images",
+        "simulated from the images on first use",
+        "simulated",
+        "fptt.data.simulated_set:every",
     ),
 )
 
@@ -33,6 +99,11 @@ DATA_SETS = (
 def folder(given: str | Path | None = None) -> Path:
     """The folder of the data sets: ``given``, else $FPTT_DATA, else ~/.cache/fptt."""
     return Path(given or os.environ.get("FPTT_DATA") or Path.home() / ".cache" / "fptt").expanduser()
+
+
+def cache_folder(given: str | Path | None = None) -> Path:
+    """The folder of frames made from recordings: $FPTT_CACHE, else ``frames`` in the folder of the data sets."""
+    return Path(os.environ.get("FPTT_CACHE") or folder(given) / "frames").expanduser()
 
 
 def status(root: Path) -> list[dict[str, Any]]:
@@ -54,3 +125,28 @@ def status(root: Path) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def find(name: str, root: Path) -> tuple[DataSet, Path | None]:
+    """The data set that is called ``name``, or has a task of that name, and where it lies; None if in a package.
+
+    Raises InputError for an unknown name, and where nothing of the set is found.
+    """
+    wanted = name.lower()
+    item = next((item for item in DATA_SETS if wanted in (item.name.lower(), *item.tasks)), None)
+    if item is None:
+        raise InputError(f"unknown data set '{name}': choose one of {', '.join(item.name for item in DATA_SETS)}")
+    if item.path is None:
+        return item, None
+    row = next(row for row in status(root) if row["name"] == item.name)
+    if not row["found"]:
+        raise InputError(f"{item.name} is not in {root}: {item.get}")
+    return item, Path(row["path"])
+
+
+def recordings(item: DataSet, root: Path) -> EventSet:
+    """The recordings of a data set that has a ``reader``. Raises InputError where they are not complete."""
+    assert item.reader, f"{item.name} has no recordings"
+    module, function = item.reader.split(":")
+    events: EventSet = getattr(import_module(module), function)(root)
+    return events

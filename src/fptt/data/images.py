@@ -1,10 +1,12 @@
-"""Images as tensors in [0, 1]: scikit-learn's digits, MNIST; and the ways to turn an image into a sequence."""
+"""Images as tensors in [0, 1]: digits, MNIST and its like, CIFAR-10; ways to vary one, and to turn it into a sequence."""
 
+import pickle
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fptt.data.samples import Samples, split
 from fptt.errors import InputError
@@ -21,10 +23,25 @@ def digits(seed: int = 0) -> tuple[Samples, Samples, Samples]:
 
 
 def mnist(folder: Path, validation_size: int, seed: int = 0, kind: str = "MNIST") -> tuple[Samples, Samples, Samples]:
-    """MNIST or another set of its layout in torchvision, [28, 28], from ``folder`` or fetched into it.
+    """MNIST or another set of its layout in torchvision, [28, 28]: see ``_from_torchvision``."""
+    shape = (60_000, 28, 28)
+    return _from_torchvision(kind, folder, f"{kind}/raw", shape=shape, validation_size=validation_size, seed=seed)
 
-    The validation set is drawn from the 60,000 training images with ``seed``; the 10,000 test images are the official ones.
-    Raises InputError where the files are missing and cannot be fetched, or are damaged.
+
+def cifar10(folder: Path, validation_size: int, seed: int = 0) -> tuple[Samples, Samples, Samples]:
+    """CIFAR-10, [3, 32, 32]: see ``_from_torchvision``."""
+    shape, below = (50_000, 32, 32, 3), "cifar-10-batches-py"
+    return _from_torchvision("CIFAR10", folder, below, shape=shape, validation_size=validation_size, seed=seed)
+
+
+def _from_torchvision(
+    kind: str, folder: Path, below: str, *, shape: tuple[int, ...], validation_size: int, seed: int
+) -> tuple[Samples, Samples, Samples]:
+    """Training, validation and test images of a class of torchvision, from ``folder``/``below`` or fetched into ``folder``.
+
+    ``shape`` is that of all training images as bytes, colours last. The validation set is drawn from them with ``seed``; the
+    10,000 test images are the official ones. Raises InputError where the files are missing and cannot be fetched, or are
+    damaged.
     """
     try:
         from torchvision import datasets
@@ -36,28 +53,45 @@ def mnist(folder: Path, validation_size: int, seed: int = 0, kind: str = "MNIST"
             data = getattr(datasets, kind)(str(folder), train=train, download=True)
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "download" not in str(error):
-                raise _damaged(kind, folder, _first_line(error)) from None
+                raise _damaged(kind, folder / below, _first_line(error)) from None
             raise InputError(
                 f"{kind} is not under {folder} and could not be fetched ({_first_line(error)}): "
-                f"give the folder that holds {kind}/raw with --data or $FPTT_DATA"
+                f"give the folder that holds {below} with --data or $FPTT_DATA"
             ) from None
-        except (ValueError, IndexError, AssertionError, KeyError, TypeError) as error:
-            raise _damaged(kind, folder, _first_line(error)) from None
-        x, y = data.data.float() / 255, data.targets
-        expected = 60_000 if train else 10_000
-        if len(x) != expected or x.shape[1:] != (28, 28) or len(y) != expected:
-            found = f"expected {expected} images of 28 x 28, found {len(y)} labels and images {list(x.shape)}"
-            raise _damaged(kind, folder, found)
-        sets.append(Samples(x, y, "train" if train else "test"))
+        except (ValueError, IndexError, AssertionError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise _damaged(kind, folder / below, _first_line(error)) from None
+        x, y = torch.as_tensor(data.data), torch.as_tensor(data.targets)
+        expected = (shape[0] if train else 10_000, *shape[1:])
+        if x.shape != expected or len(y) != len(x):
+            raise _damaged(kind, folder / below, f"expected images {list(expected)}, found {len(y)} labels and {list(x.shape)}")
+        x = x if x.dim() == 3 else x.permute(0, 3, 1, 2)
+        sets.append(Samples(x.contiguous().float() / 255, y, "train" if train else "test"))
     return *split(sets[0], validation_size, ("train", "validation"), seed), sets[1]
 
 
 def _damaged(kind: str, folder: Path, what: str) -> InputError:
-    return InputError(f"{kind} under {folder}/{kind}/raw is damaged ({what}): delete that folder and fetch it again")
+    return InputError(f"{kind} under {folder} is damaged ({what}): delete that folder and fetch it again")
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Each image [..., height, width] of a batch moved by up to ``pixels`` in both directions, zeros moving in."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (pixels,) * 4)
+    across, down = torch.randint(0, 2 * pixels + 1, (2, len(images), 1), generator=generator).to(images.device)
+    n = torch.arange(len(images), device=images.device)
+    row = down + torch.arange(height, device=images.device)
+    column = across + torch.arange(width, device=images.device)
+    return padded[n[:, None, None], ..., row[:, :, None], column[:, None, :]].movedim((1, 2), (-2, -1))
+
+
+def mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image [..., width] of a batch as it is or flipped left to right, at even odds."""
+    chosen = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+    return torch.where(chosen.view(-1, *[1] * (images.dim() - 1)), images.flip(-1), images)
 
 
 def rows(images: Tensor) -> Tensor:

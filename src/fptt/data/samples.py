@@ -1,7 +1,8 @@
-"""A set of samples in memory, handed out in batches."""
+"""A set of samples, in memory or in a file, handed out in batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,11 +10,31 @@ from torch import Tensor
 from fptt.errors import InputError
 
 
+class Rows:
+    """Some rows of a tensor that lies in a file: read like a tensor, it copies only the rows that are asked for.
+
+    Args:
+        storage: the tensor, such as ``torch.from_numpy`` of a memory-mapped array.
+        rows: int64 [rows], which of it, and in which order.
+    """
+
+    def __init__(self, storage: Tensor, rows: Tensor):
+        self.storage, self.rows = storage, rows
+        self.shape = torch.Size((len(rows), *storage.shape[1:]))
+        self.dtype = storage.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.storage[self.rows[index]]
+
+
 @dataclass(frozen=True)
 class Samples:
     """Inputs ``x`` [samples, ...] and targets ``y`` [samples, ...] of one split, called ``name`` in messages."""
 
-    x: Tensor
+    x: Tensor | Rows
     y: Tensor
     name: str = "set"
 
@@ -23,6 +44,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def take(self, rows: Tensor, name: str) -> "Samples":
+        """The samples of these ``rows``; those that lie in a file stay there."""
+        x = Rows(self.x.storage, self.x.rows[rows]) if isinstance(self.x, Rows) else self.x[rows]
+        return Samples(x, self.y[rows], name)
 
     def batches(
         self, batch_size: int, *, shuffle: torch.Generator | None = None, drop_last: bool = False
@@ -55,5 +81,4 @@ def split(samples: Samples, size: int, names: tuple[str, str], seed: int = 0) ->
     if not 0 <= size < len(samples):
         raise InputError(f"cannot take {size} of {len(samples)} samples for {names[1]}: choose fewer")
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
-    first, second = order[: len(samples) - size], order[len(samples) - size :]
-    return Samples(samples.x[first], samples.y[first], names[0]), Samples(samples.x[second], samples.y[second], names[1])
+    return samples.take(order[: len(samples) - size], names[0]), samples.take(order[len(samples) - size :], names[1])

@@ -1,11 +1,11 @@
-"""Spiking networks for sequences: dense or recurrent layers of one neuron kind and a readout."""
+"""Spiking networks of one neuron kind: layers, a linear map and a readout; here those of dense or recurrent layers."""
 
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from fptt import layers
-from fptt.layers import LayerState
+from fptt.layers import Layer, LayerState
 from fptt.neurons import LeakyReadout, make_neuron
 
 Readout = Literal["liquid", "learned", "fixed", "membrane"]
@@ -18,7 +18,50 @@ class SequenceState(NamedTuple):
     readout: Tensor | None
 
 
-class SequenceModel(nn.Module):
+class LayeredModel(nn.Module):
+    """What all spiking networks share: layers, a linear map and a readout, stepped: ``output, state = model(x_t, state)``.
+
+    Args:
+        inputs: shape of ``x_t`` [batch, *inputs].
+        layers: see ``fptt.layers``; bottom first.
+        features: size of the last layer, all its dimensions together.
+        outputs: size of ``output`` [batch, outputs].
+        readout: see ``SequenceModel``.
+    """
+
+    def __init__(self, inputs: tuple[int, ...], layers: list[Layer], features: int, outputs: int, readout: Readout):
+        super().__init__()
+        self.inputs, self.outputs = tuple(inputs), outputs
+        self.layers = nn.ModuleList(layers)
+        linear = nn.Linear(features, outputs)
+        nn.init.xavier_normal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        self.output: nn.Module = linear
+        self.readout = None if readout == "membrane" else LeakyReadout(outputs, readout)
+
+    def initial_state(self, x: Tensor) -> SequenceState:
+        """The state before the first input ``x`` [batch, *inputs]."""
+        states = []
+        for layer in self.layers:
+            states.append(layer.initial_state(x))  # type: ignore[operator]
+            x = states[-1].neuron.z
+        return SequenceState(tuple(states), None if self.readout is None else x.new_zeros(x.shape[0], self.outputs))
+
+    def forward(self, x: Tensor, state: SequenceState | None = None) -> tuple[Tensor, SequenceState]:
+        if x.shape[1:] != self.inputs:
+            raise ValueError(f"expected an input of shape [batch, {', '.join(map(str, self.inputs))}], got {list(x.shape)}")
+        states, readout = self.initial_state(x) if state is None else state
+        after = []
+        for layer, layer_state in zip(self.layers, states, strict=True):
+            x, layer_state = layer(x, layer_state)
+            after.append(layer_state)
+        if self.readout is None:
+            return self.output(after[-1].neuron.v), SequenceState(tuple(after), None)
+        output, readout = self.readout(self.output(x), readout)
+        return output, SequenceState(tuple(after), readout)
+
+
+class SequenceModel(LayeredModel):
     """Layers of spiking neurons and a linear readout, stepped: ``output, state = model(x_t, state)``.
 
     ``x_t`` is [batch, inputs], ``output`` [batch, outputs].
@@ -48,37 +91,11 @@ class SequenceModel(nn.Module):
         gamma: float = 0.1,
         **neuron_options: Any,
     ):
-        super().__init__()
         sizes = (inputs, *hidden)
-        self.inputs = inputs
-        self.layers = nn.ModuleList(
+        stack = [
             layers.dense(
                 before, make_neuron(neuron, n, **neuron_options), n, recurrent=recurrent, norm_steps=norm_steps, gamma=gamma
             )
             for before, n in zip(sizes, hidden, strict=False)
-        )
-        self.output = nn.Linear(sizes[-1], outputs)
-        nn.init.xavier_normal_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
-        self.readout = None if readout == "membrane" else LeakyReadout(outputs, readout)
-
-    def initial_state(self, x: Tensor) -> SequenceState:
-        """The state before the first input ``x`` [batch, inputs]."""
-        states = []
-        for layer in self.layers:
-            states.append(layer.initial_state(x))  # type: ignore[operator]
-            x = states[-1].neuron.z
-        return SequenceState(tuple(states), None if self.readout is None else x.new_zeros(x.shape[0], self.output.out_features))
-
-    def forward(self, x: Tensor, state: SequenceState | None = None) -> tuple[Tensor, SequenceState]:
-        if x.dim() != 2 or x.shape[1] != self.inputs:
-            raise ValueError(f"expected an input of shape [batch, {self.inputs}], got {list(x.shape)}")
-        states, readout = self.initial_state(x) if state is None else state
-        after = []
-        for layer, layer_state in zip(self.layers, states, strict=True):
-            x, layer_state = layer(x, layer_state)
-            after.append(layer_state)
-        if self.readout is None:
-            return self.output(after[-1].neuron.v), SequenceState(tuple(after), None)
-        output, readout = self.readout(self.output(x), readout)
-        return output, SequenceState(tuple(after), readout)
+        ]
+        super().__init__((inputs,), stack, sizes[-1], outputs, readout)

@@ -83,6 +83,14 @@ class Task:
         """Samples [batch, ...] as a sequence [time, batch, inputs]."""
         raise NotImplementedError
 
+    def augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Training samples [batch, ...] varied at random before ``encode``; unless a task varies them, as they are."""
+        return x
+
+    def notes(self) -> dict[str, Any]:
+        """What a result must say of its data, such as a split that is not official."""
+        return {}
+
     def training_set(self, train: Samples, epoch: int) -> Samples:
         """The training set of one epoch; the same every time unless a task makes fresh samples."""
         return train
@@ -143,20 +151,16 @@ class Task:
         """A fresh network of these settings."""
         if self.neuron in ("lstm", "rnn"):
             return RecurrentBaseline(self.inputs, self.hidden, self.outputs, self.neuron)
-        steps = {"none": None, "time": self.time_steps, "shared": 1}[self.norm]
-        return SequenceModel(
-            self.inputs,
-            self.hidden,
-            self.outputs,
-            neuron=self.neuron,
-            recurrent=self.recurrent,
-            norm_steps=steps,
-            readout=self.readout,
-            b0=self.b0,
-            reset=self.reset,
-            adaptive=self.adaptive,
-            spike=surrogate.get(self.surrogate),
-        )
+        return SequenceModel(self.inputs, self.hidden, self.outputs, **self.spiking_options)
+
+    @property
+    def spiking_options(self) -> dict[str, Any]:
+        """Settings of a spiking network, by the names that all of ``fptt.models`` give them."""
+        return {
+            "norm_steps": {"none": None, "time": self.time_steps, "shared": 1}[self.norm],
+            "spike": surrogate.get(self.surrogate),
+            **{key: getattr(self, key) for key in ("neuron", "recurrent", "readout", "b0", "reset", "adaptive")},
+        }
 
     def loss(self) -> StepLoss:
         """The loss at the end of every part."""

@@ -104,7 +104,7 @@ class Trainer:
                 self.save()
                 if stop.is_set():
                     raise Stopped
-            summary = self.summary(test)
+            summary = self.summary(train, test)
         self.run.write_summary(summary)
         return summary
 
@@ -124,7 +124,8 @@ class Trainer:
             if number < self.batch:
                 continue
             torch.manual_seed(self.batch_seed(number + 1))
-            sequence = task.encode(x, encoding.manual_seed(self.batch_seed(number + 1))).to(self.device)
+            encoding.manual_seed(self.batch_seed(number + 1))
+            sequence = task.encode(task.augmented(x, encoding), encoding).to(self.device)
             start = time.perf_counter()
             trained = self.trainer(sequence, y.to(self.device))
             if not torch.isfinite(trained.loss):
@@ -173,9 +174,10 @@ class Trainer:
         output, state = self.model(x_t, state)
         return output, state, states.firing_rate(state)
 
-    def summary(self, test: Samples) -> dict[str, Any]:
-        """The run in one record; the test set is used here and nowhere else."""
-        task, result = self.task, self.evaluate(test)
+    def summary(self, train: Samples, test: Samples) -> dict[str, Any]:
+        """The run in one record; the test set is used here and nowhere else. Without one, the score is that on ``train``."""
+        task, tested = self.task, "test" if len(test) else "train"
+        result = self.evaluate(test if len(test) else train)
         return {
             "task": task.name,
             "rule": task.rule,
@@ -183,8 +185,11 @@ class Trainer:
             "seed": task.seed,
             "epochs": task.epochs,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            f"test_{task.metric}": result[task.metric],
-            "test_loss": result["loss"],
+            **task.notes(),
+            "train_samples": len(train),
+            **({"test_samples": len(test)} if len(test) else {}),
+            f"{tested}_{task.metric}": result[task.metric],
+            f"{tested}_loss": result["loss"],
             "firing_rate": result["firing_rate"],
             "peak_memory_mb": round(peak_memory_mb(self.device), 1),
             "seconds_per_epoch": round(self.seconds / max(1, self.epoch), 3),
