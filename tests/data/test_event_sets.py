@@ -1,6 +1,7 @@
 """Recorded data sets, as folders and as the archives that are downloaded."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -147,6 +148,12 @@ def test_shd(tmp_path):
     for clip in (clips[0], clips[2]):
         assert clip.events.t.tolist() == [2100, 500_000, 900_000] and clip.events.x.tolist() == [0, 699, 12]
         assert clip.events[4:] == (700, 1) and clip.events.p.all()
+
+
+def test_shd_without_its_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InputError, match="SHD needs the package h5py: pip install 'fptt.events.'"):
+        event_sets.shd(tmp_path)
 
 
 def _wrong_label(path):
