@@ -104,7 +104,7 @@ def draw(task: DVSGesture, path: Path) -> None:
     for row, clip, label in zip(axes, x, y.tolist(), strict=True):
         for axis, frame in zip(row, chosen, strict=True):
             off, on = clip[frame]
-            axis.imshow(on - off, cmap="bwr", vmin=-4, vmax=4, interpolation="nearest")
+            axis.imshow(on - off, cmap="bwr", vmin=-15, vmax=15, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(names[label], fontsize=8)
     for axis, frame in zip(axes[0], chosen, strict=True):
@@ -142,7 +142,7 @@ def main() -> None:
         },
     }
     if options.picture:
-        draw(DVSGesture(data=str(root)), options.picture)
+        draw(gesture, options.picture)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{options.out}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -210,6 +210,14 @@ def test_a_digit_in_no_folder_of_its_own(tmp_path):
         list(event_sets.nmnist(tmp_path).clips())
 
 
+def test_checksums_of_archives_are_compared(tmp_path):
+    path = tmp_path / "DvsGesture.tar.gz"
+    event_files.write_tar(path, event_files.gesture_files()[0])
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(InputError, match="DvsGesture.tar.gz is damaged .CRC check failed.*download it again"):
+        list(event_sets.dvs_gesture(tmp_path).clips())
+
+
 @pytest.mark.parametrize("kind", ["tar", "zip", "shd", "labels"])
 def test_mutated_archives_and_tables(tmp_path, kind):
     """Whatever is in an archive, its recordings are read or refused in one line."""
