@@ -20,7 +20,8 @@ class ConvolutionalTask(Task):
     pool: tuple[int, ...] = option((2, 2, 2), "max-pooling factor of each convolutional layer; 1 for none")
     hidden: tuple[int, ...] = option((128,), "neurons of each dense layer, bottom first")
     dropout: float = option(0.0, "share of the dense layers' and the readout's inputs silenced at each training step")
-    # The first steps fire otherwise than the later ones: statistics shared by all steps fit none, and cost 10 points on images.
+    # The first step fires far more than later ones, so that statistics shared by all steps fit none of them: on Fashion-MNIST
+    # (15,000 images, 4 epochs) 70.8 % of the validation set with those, 81 % with each batch's own.
     norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
     recurrent: bool = option(False, "recurrent connections within each dense layer")
 
