@@ -9,7 +9,7 @@ import pytest
 import event_files
 from event_files import same, some_events
 from fptt import InputError
-from fptt.data import event_sets, recordings
+from fptt.data import catalogue, event_sets, recordings
 
 
 @pytest.mark.parametrize("form", ["folder", "inside", "tar"])
@@ -202,6 +202,18 @@ def test_missing_sets(tmp_path, read, what):
         with pytest.raises(InputError, match="is not in"):
             read(tmp_path)
     assert what != "DvsGesture" or not list(read(tmp_path).clips())
+
+
+def test_the_catalogue_finds_archives_as_they_are_downloaded(tmp_path):
+    def found():
+        return {row["name"] for row in catalogue.status(tmp_path) if row["found"] and row["path"] != "the package"}
+
+    assert not found()
+    event_files.write_tar(tmp_path / "DvsGesture.tar.gz", event_files.gesture_files()[0])
+    (tmp_path / "NMNIST").mkdir()
+    assert found() == {"DVS128 Gesture"}, "an empty folder is no data set"
+    event_files.write_zip(tmp_path / "NMNIST" / "Train.zip", {})
+    assert found() == {"DVS128 Gesture", "N-MNIST"}
 
 
 def test_a_digit_in_no_folder_of_its_own(tmp_path):
