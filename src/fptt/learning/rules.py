@@ -129,24 +129,24 @@ class SequenceTrainer:
 
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
         """Train on ``sequence`` [time, batch, ...] towards ``target``; one update per part."""
-        numbers: Iterator[Tensor] = iter(torch.arange(self.parts, device=sequence.device))
+        numbers = torch.arange(self.parts, device=sequence.device)
         state = states.initialise(self.model, sequence[0])
         rate = torch.zeros((), device=sequence.device)
         if self.compiled and self.parts == len(sequence):
             with self._step:
-                for x_t in sequence:
-                    output, criterion, z, state = self._step(x_t, state, target, next(numbers))
+                for t in range(len(sequence)):  # a tensor that is iterated over makes all its views beforehand
+                    output, criterion, z, state = self._step(sequence[t], state, target, numbers[t])
                     rate += z
             return Trained(output, criterion, rate / len(sequence))
         advance, finish = (self._advance, self._finish) if self.compiled else (self.advance, self.finish)
         update: Any = self._update if self.compiled else self.optimizer.step
         start = 0
-        for end in part_ends(len(sequence), self.parts):
+        for number, end in zip(numbers, part_ends(len(sequence), self.parts), strict=True):
             for segment in sequence[start:end].split(self.recompute or len(sequence)) if end > start else ():
                 state, z = self._through(segment, state, advance)
                 rate += z
             self.optimizer.zero_grad()
-            objective, criterion, output, state, z = finish(sequence[end], state, target, next(numbers))
+            objective, criterion, output, state, z = finish(sequence[end], state, target, number)
             objective.backward()
             update()
             rate += z
