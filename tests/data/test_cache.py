@@ -175,6 +175,13 @@ def test_sets_without_recordings_or_with_several_sensors(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_frames_beside_the_recordings_are_no_part_of_the_set(tmp_path):
+    event_files.write_folder(tmp_path, event_files.gesture_files(2, 1)[0])
+    for _ in range(2):
+        cache.load(event_sets.dvs_gesture(tmp_path / "DvsGesture"), Framing(number=2), tmp_path / "DvsGesture" / "frames")
+    assert len(list((tmp_path / "DvsGesture" / "frames").iterdir())) == 1
+
+
 def test_a_changed_recording_is_read_again(tmp_path):
     event_files.write_folder(tmp_path, event_files.gesture_files(1, 1)[0] | {"DvsGesture/trials_to_train.txt": b""})
     (tmp_path / "DvsGesture" / "trials_to_test.txt").write_text("")

@@ -84,7 +84,7 @@ def test_nmnist(tmp_path, form):
         if form == "folder":
             event_files.write_folder(home, chosen)
         else:
-            event_files.write_zip(home / f"{part}.zip", chosen)
+            event_files.write_zip(home / f"{part}.zip", chosen | {f"__MACOSX/{part}/0/._00000.bin": b"xattr"})
     clips = list(event_sets.nmnist(tmp_path).clips())
     assert [(clip.label, clip.test, clip.group) for clip in clips] == [
         (digit, part == "Test", number) for part in ("Train", "Test") for digit in range(10) for number in range(3)

@@ -27,27 +27,32 @@ LARGEST = 2**31  # bytes of a file in an archive; a larger one is taken for dama
 def files(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """Name and content of every file in ``path`` whose name is ``wanted``; names are relative and have forward slashes.
 
-    Those of a folder come in order of their names, those of an archive in its own order: one pass reads it all.
+    Hidden files, and what macOS adds to archives, are left out. Those of a folder come in order of their names, those of an
+    archive in its own order: one pass reads it all.
     Raises InputError where a file cannot be read or the archive is damaged.
     """
+
+    def chosen(name: str) -> bool:
+        return wanted(name) and not any(part.startswith((".", "__MACOSX")) for part in parts(name))
+
     try:
         if path.is_dir():
             for name, _ in listing(path):
-                if wanted(name):
+                if chosen(name):
                     yield name, (path / name).read_bytes()
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 for member in archive.infolist():
-                    if not member.is_dir() and wanted(member.filename):
+                    if not member.is_dir() and chosen(member.filename):
                         _check(member.file_size)
                         yield member.filename, archive.read(member)
         else:
-            with tarfile.open(path, "r:*") as archive:
-                for entry in archive:
-                    if entry.isfile() and wanted(entry.name) and (file := archive.extractfile(entry)):
+            with tarfile.open(path, "r:*") as tar:
+                for entry in tar:
+                    if entry.isfile() and chosen(entry.name) and (file := tar.extractfile(entry)):
                         _check(entry.size)
                         yield entry.name.removeprefix("./"), file.read()
-                while archive.fileobj and archive.fileobj.read(2**20):
+                while tar.fileobj and tar.fileobj.read(2**20):
                     pass  # to the end, where the checksum of a .gz is compared
     except DAMAGE as error:
         raise InputError(

@@ -182,6 +182,7 @@ class _Frames:
 def _bar(name: str) -> Iterator[Any]:
     """A count of recordings on the terminal while frames are made."""
     columns = (TextColumn("frames of {task.description}"), BarColumn(), TextColumn("{task.completed:,} recordings"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(name, total=None)
         yield lambda: progress.advance(bar)

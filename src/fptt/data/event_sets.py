@@ -35,7 +35,9 @@ class EventSet(NamedTuple):
 
 def nmnist(root: Path) -> EventSet:
     """N-MNIST (Orchard et al. 2015): Train/DIGIT/NUMBER.bin and Test/..., as folders or as the two zips."""
-    home = _home(root, ("NMNIST", "N-MNIST", "nmnist"), lambda path: any(path.glob("[Tt]rain*")))
+    home = _home(
+        root, ("NMNIST", "N-MNIST", "nmnist"), lambda path: any(path.glob("[Tt]rain*/0")) or any(path.glob("[Tt]rain.zip"))
+    )
     sources = [archives.find(home, (part, part.lower()), f"N-MNIST's {part}") for part in ("Train", "Test")]
 
     def clips() -> Iterator[Clip]:
@@ -87,7 +89,8 @@ def dvs_gesture(root: Path) -> EventSet:
         if missing:
             raise InputError(f"{home} lacks {len(missing)} recordings that its trials name, the first {min(missing)}")
 
-    return EventSet("dvs-gesture", archives.listing(home), clips)
+    files = [file for file in archives.listing(home) if file[0].endswith((".aedat", ".csv", ".txt", *archives.SUFFIXES))]
+    return EventSet("dvs-gesture", files, clips)
 
 
 def _labels(text: str, name: str) -> list[tuple[int, int, int]]:
@@ -169,8 +172,13 @@ def _is_h5(name: str) -> bool:
 
 
 def _home(root: Path, names: tuple[str, ...], is_home: Callable[[Path], bool]) -> Path:
-    """``root`` itself where it holds the set's files, else the set's folder or archive below it."""
-    return root if root.is_dir() and is_home(root) else archives.find(root, names, names[0])
+    """The set's folder or archive below ``root``, or ``root`` itself where it holds the set's files."""
+    try:
+        return archives.find(root, names, names[0])
+    except InputError:
+        if root.is_dir() and is_home(root):
+            return root
+        raise
 
 
 def _number(name: str) -> int:
