@@ -1,6 +1,7 @@
 """Recorded data sets, as folders and as the archives that are downloaded."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import event_files
 from event_files import same, some_events
 from fptt import InputError
-from fptt.data import event_sets, recordings
+from fptt.data import catalogue, event_sets, recordings
 
 
 @pytest.mark.parametrize("form", ["folder", "inside", "tar"])
@@ -149,6 +150,12 @@ def test_shd(tmp_path):
         assert clip.events[4:] == (700, 1) and clip.events.p.all()
 
 
+def test_shd_without_its_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InputError, match="SHD needs the package h5py: pip install 'fptt.events.'"):
+        event_sets.shd(tmp_path)
+
+
 def _wrong_label(path):
     event_files.write_shd(path, [([0.1], [5], 20, 1)])
 
@@ -197,10 +204,30 @@ def test_missing_sets(tmp_path, read, what):
     assert what != "DvsGesture" or not list(read(tmp_path).clips())
 
 
+def test_the_catalogue_finds_archives_as_they_are_downloaded(tmp_path):
+    def found():
+        return {row["name"] for row in catalogue.status(tmp_path) if row["found"] and row["path"] != "the package"}
+
+    assert not found()
+    event_files.write_tar(tmp_path / "DvsGesture.tar.gz", event_files.gesture_files()[0])
+    (tmp_path / "NMNIST").mkdir()
+    assert found() == {"DVS128 Gesture"}, "an empty folder is no data set"
+    event_files.write_zip(tmp_path / "NMNIST" / "Train.zip", {})
+    assert found() == {"DVS128 Gesture", "N-MNIST"}
+
+
 def test_a_digit_in_no_folder_of_its_own(tmp_path):
     event_files.write_folder(tmp_path / "NMNIST", event_files.nmnist_files(1) | {"Train/more/1.bin": b"12345"})
     with pytest.raises(InputError, match="does not lie in a folder named by its digit"):
         list(event_sets.nmnist(tmp_path).clips())
+
+
+def test_checksums_of_archives_are_compared(tmp_path):
+    path = tmp_path / "DvsGesture.tar.gz"
+    event_files.write_tar(path, event_files.gesture_files()[0])
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(InputError, match="DvsGesture.tar.gz is damaged .CRC check failed.*download it again"):
+        list(event_sets.dvs_gesture(tmp_path).clips())
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip", "shd", "labels"])

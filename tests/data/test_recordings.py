@@ -2,6 +2,7 @@
 
 import random
 import struct
+import sys
 import time
 
 import numpy as np
@@ -208,6 +209,27 @@ def test_missing_recording(tmp_path):
     for path in (tmp_path / "none.aedat", tmp_path):
         with pytest.raises(InputError, match="cannot read"):
             recordings.read(path)
+
+
+def test_a_library_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "evlib", None)
+    (tmp_path / "a.raw").write_bytes(b"% evt 3.0\n% end\n1234")
+    with pytest.raises(InputError, match="needs the package evlib: pip install 'fptt.recordings.'"):
+        recordings.read(tmp_path / "a.raw")
+
+
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [
+        ("% evt 3.0\n% geometry 640x480\n", (640, 480)),
+        ("% Format EVT3;height=720;width=1280\n", (1280, 720)),
+        ("% evt 2.0\n% plugin_name hal_plugin_gen3_fx3\n", (640, 480)),
+        ("% evt 3.0\n% plugin_name hal_plugin_imx636_evk4\n", (1280, 720)),
+        ("% evt 3.0\n", recordings.UNKNOWN),
+    ],
+)
+def test_sensor_of_a_prophesee_header(header, size):
+    assert recordings._size_of_prophesee(header.lower().encode()) == size
 
 
 def mutated(content, number, seed=0):

@@ -1,5 +1,6 @@
 """The files of a data set, in a folder, a .zip or a .tar.gz alike, so that archives need not be unpacked."""
 
+import gzip
 import lzma
 import tarfile
 import zipfile
@@ -10,7 +11,16 @@ from pathlib import Path, PurePosixPath
 from fptt.errors import InputError
 
 SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+)
 LARGEST = 2**31  # bytes of a file in an archive; a larger one is taken for damage
 
 
@@ -32,11 +42,13 @@ def files(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, byte
                         _check(member.file_size)
                         yield member.filename, archive.read(member)
         else:
-            with tarfile.open(path, "r|*") as archive:
+            with tarfile.open(path, "r:*") as archive:
                 for entry in archive:
                     if entry.isfile() and wanted(entry.name) and (file := archive.extractfile(entry)):
                         _check(entry.size)
                         yield entry.name.removeprefix("./"), file.read()
+                while archive.fileobj and archive.fileobj.read(2**20):
+                    pass  # to the end, where the checksum of a .gz is compared
     except DAMAGE as error:
         raise InputError(
             f"{path} is damaged ({' '.join(str(error).split()) or type(error).__name__}): download it again"

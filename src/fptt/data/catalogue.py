@@ -111,7 +111,9 @@ def status(root: Path) -> list[dict[str, Any]]:
     rows = []
     for item in DATA_SETS:
         path = None if item.path is None else root / item.path
-        files = [file for file in path.rglob("*") if file.is_file()] if path is not None and path.is_dir() else []
+        if path is not None and not path.is_dir() and (archive := path.with_name(path.name + ".tar.gz")).is_file():
+            path = archive
+        files = [] if path is None else [file for file in (path, *path.rglob("*")) if file.is_file()]
         rows.append(
             {
                 "name": item.name,

@@ -83,4 +83,5 @@ def _first(content: bytes, pattern: bytes) -> tuple[Any, ...] | None:
 
 
 def _damaged(path: Path, error: BaseException) -> InputError:
-    return InputError(f"{path} is damaged ({' '.join(str(error).split()) or type(error).__name__})")
+    said = "".join(letter for letter in " ".join(str(error).split()) if letter.isprintable() and letter != "\ufffd")
+    return InputError(f"{path} is damaged ({said[:200] or type(error).__name__})")

@@ -79,7 +79,8 @@ class Recorded(Task):
         return frames.normalised(x, self.scale).transpose(0, 1)
 
     def notes(self) -> dict[str, Any]:
-        return {"frames": f"{self.length} by {self.by}", "data_split": "the set's own"}
+        own = "the set's own" if self.recordings.test.any() else "none, all recordings are for training"
+        return {"frames": f"{self.length} by {self.by}", "data_split": own}
 
 
 @dataclass
@@ -113,12 +114,12 @@ class NMNIST(EventFrames):
     name: ClassVar[str] = "nmnist"
     sensor: ClassVar[tuple[int, int]] = (34, 34)
 
-    # No reference; chosen on validation recordings.
-    length: int = option(10, "frames, that is time steps, of a recording")
+    # No reference; chosen on 100 of 1,000 training recordings. All 60,000 need a tenth of the epochs.
+    length: int = option(8, "frames, that is time steps, of a recording")
     shift: int = option(2, "in training, move recordings by up to so many pixels of a frame")
     rotate: float = option(10.0, "in training, turn recordings by up to so many degrees")
-    epochs: int = option(10, "passes over the training set")
-    batch_size: int = option(50, "samples per update")
+    epochs: int = option(30, "passes over the training set")
+    batch_size: int = option(25, "samples per update")
     lr: float = option(5e-3, "learning rate")
     alpha: float = option(0.003, "strength of FPTT's regulariser, relative to the scale of the loss")
     schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
