@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from event_files import aedat2, some_events
 from fptt import cli, tasks
 from fptt.commands.common import make_task
 
@@ -15,7 +16,9 @@ PAGES = [README, *(path.read_text() for path in sorted((HOME / "docs").glob("*.m
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", "\n".join(PAGES), re.DOTALL))
-def test_examples_run(code):
+def test_examples_run(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("recording.aedat").write_bytes(aedat2(some_events(n=5000)))
     exec(compile(code, "an example", "exec"), {})
 
 

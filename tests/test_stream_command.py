@@ -115,6 +115,8 @@ def test_what_a_stream_refuses(streamed, run, tmp_path):
         ([file, "--run", folder, "--ms", "5", "--events", "5"], "give one of the two"),
         ([file, "--run", folder, "--ms", "5", "--save", "x"], "give --learn"),
         ([file, "--run", folder, "--ms", "5", "--learn", "12"], "the network knows the classes 0 to 9"),
+        ([file, "--run", folder, "--ms", "5", "--learn", "1", "--lr", "0"], "--lr must be positive"),
+        ([file, "--run", folder, "--ms", "5", "--learn", "1", "--lr", "1e38", "--save", "x"], "lower --lr; nothing was saved"),
         ([file, "--run", folder, "--events", "1000000"], "shorter than one slice"),
         ([file, "--run", "nowhere", "--ms", "5"], "nowhere is not a run folder"),
         ([file, "--run", "unfinished", "--ms", "5"], "no checkpoint"),
@@ -124,6 +126,7 @@ def test_what_a_stream_refuses(streamed, run, tmp_path):
     for words, message in cases:
         status, _, err = run("stream", *words)
         assert status == 2 and message in err and err.count("\n") == 1, err
+    assert not (tmp_path / "x").exists()
 
 
 def test_data_checks_and_shows_what_was_simulated(streamed, run, tmp_path):

@@ -46,6 +46,8 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.save and options.learn is None:
         raise InputError("--save keeps what --learn has learnt: give --learn, or leave --save out")
+    if options.lr is not None and not options.lr > 0:
+        raise InputError(f"--lr must be positive, got {options.lr}")
     if options.save and options.save.exists():
         raise InputError(f"{options.save} exists already: give --save a new folder")
 
@@ -64,9 +66,11 @@ def run(arguments: list[str]) -> int:
     rows, start = Tally(), time.perf_counter()
     with stop_on_signal() as stop:
         for piece in paced(pieces, first) if options.realtime else pieces:
-            label = labels.at(piece.end) if labels else None
+            label = labels.at(piece.end - 1) if labels else None
             target = None if label is None else torch.tensor([label], device=trainer.device)
             step = stream.step(frame(piece.events).to(trainer.device), target)
+            if step.loss is not None and not torch.isfinite(step.loss):
+                raise InputError(f"the loss became {step.loss.item()} at step {stream.steps}: lower --lr; nothing was saved")
             row = rows.add(piece, step, label)
             if options.json:
                 print(json.dumps(row), flush=True)

@@ -30,8 +30,8 @@ class Camera:
     """What the simulated camera is like.
 
     Args:
-        on, off: contrast thresholds, in natural logarithms of brightness. The default gives MNIST as many events as N-MNIST
-            has, 4,100 for each image on average.
+        on, off: contrast thresholds, in natural logarithms of brightness. The default gives MNIST about as many events as
+            N-MNIST has: 4,200 and 4,130 for each image on average.
         floor: added to the brightness, in [0, 1], before the logarithm: what a black pixel still receives.
         mismatch: standard deviation of the thresholds from pixel to pixel, as a share of them; v2e's is 0.03 of 0.2.
         refractory: microseconds after an event in which the pixel's further events are lost, as in ESIM.

@@ -1,10 +1,9 @@
 """Simulated recordings: images of MNIST or Fashion-MNIST, moved before a simulated event camera. No camera recorded them."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from fptt.data import cache, catalogue, event_sets, images, simulated_set
+from fptt.data import event_sets, images, simulated_set
 from fptt.data.samples import Samples
 from fptt.data.simulated import Camera
 from fptt.errors import InputError
@@ -49,17 +48,15 @@ class SimulatedEvents(EventFrames):
         on = off = self.threshold
         return Camera(on=on, off=off, mismatch=self.mismatch, refractory=self.refractory, noise=self.noise)
 
-    @cached_property
-    def recordings(self) -> cache.Cached:
-        """The frames of all recordings; simulated on first use, and read as those of a camera are."""
+    def event_set(self) -> event_sets.EventSet:
+        """All recordings; simulated on first use, and read as those of a camera are."""
         sizes = (self.training_size, self.test_size)
         target = simulated_set.folder(self.data_folder, self.images, sizes, self.camera)
         if not target.is_dir():
             train, _, test = images.mnist(self.data_folder, 0, kind=self.images)
             chosen = [Samples(s.x[:size], s.y[:size], s.name) for s, size in zip((train, test), sizes, strict=True)]
             simulated_set.make(target, self.images, chosen[0], chosen[1], self.camera)
-        events = event_sets.nmnist(target)._replace(name=f"simulated-{target.name}")
-        return cache.load(events, self.framing, catalogue.cache_folder(self.data))
+        return event_sets.nmnist(target)._replace(name=f"simulated-{target.name}")
 
     def notes(self) -> dict[str, Any]:
         return {**super().notes(), "data": f"simulated events of {self.images} images", "data_split": "that of the images"}
