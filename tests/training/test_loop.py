@@ -217,3 +217,13 @@ def test_a_second_signal_stops_at_once(number):
         assert stop.is_set()
         signal.raise_signal(number)
     assert signal.getsignal(number) is before
+
+
+def test_calibration_takes_the_statistics_of_the_weights_as_they_end_up(tmp_path):
+    """From every batch of the epoch: each step's mean is that of the whole training set."""
+    trainer = start(small(epochs=1, batch_size=45, calibrate=5, norm="time", recurrent=False), tmp_path / "run")
+    trainer.fit(Silent())
+    layer = trainer.model.layers[0]
+    rows = trainer.task.sets()[0].x[:, 3]  # what the fourth step sees
+    torch.testing.assert_close(layer.norm.running_mean[3], layer.synapse(rows).mean(0).detach(), rtol=1e-4, atol=1e-5)
+    assert layer.norm.momentum == 0.1

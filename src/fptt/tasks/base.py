@@ -56,6 +56,7 @@ class Task:
     weights: Weights = option("linear", "weight of the loss over the parts")
     auxiliary: AuxiliaryKind = option("none", "auxiliary distillation term of early parts")
     norm: Literal["none", "time", "shared"] = option("none", "batch norm: statistics per time step, or the same for all")
+    calibrate: int = option(0, "after each epoch, take the statistics of batch norms anew from so many batches")
     b0: float = option(0.1, "baseline threshold")
     adaptive: bool = option(True, "adaptive threshold (ALIF and LTC)")
     recurrent: bool = option(True, "recurrent connections within each layer")
@@ -107,6 +108,8 @@ class Task:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if not self.hidden or min(self.hidden) < 1:
             raise InputError(f"--hidden needs at least one layer of at least one neuron, got {list(self.hidden)}")
+        if self.calibrate < 0:
+            raise InputError(f"--calibrate must be at least 0 batches, got {self.calibrate}")
         if self.recompute is not None and self.recompute < 1:
             raise InputError(f"--recompute must be at least 1 time step, got {self.recompute}")
         if not self.lr > 0:

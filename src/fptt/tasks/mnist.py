@@ -76,6 +76,7 @@ class SequentialMNIST(MNISTSequence):
     batch_size: int = option(512, "samples per update")
     schedule: Literal["constant", "cosine", "steps"] = option("steps", "learning rate over the epochs")
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
+    calibrate: int = option(10, "after each epoch, take the statistics of batch norms anew from so many batches")
 
     def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return images.pixels(x)

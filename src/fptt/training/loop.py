@@ -1,5 +1,6 @@
 """The training loop: epochs of batches through a learning rule, validation, checkpoints, one summary at the end."""
 
+import itertools
 import platform
 import signal
 import threading
@@ -143,8 +144,35 @@ class Trainer:
                 raise Stopped
         if isinstance(self.optimizer, FPTT):
             self.optimizer.restart_from_average()
+        if task.calibrate:
+            self.calibrate(samples, encoding)
         self.totals = Totals(task.metric)
         return {"epoch": self.epoch + 1, "lr": task.learning_rate(self.epoch), **totals.result(), "seconds": self.seconds}
+
+    @torch.no_grad()
+    def calibrate(self, samples: Samples, generator: torch.Generator) -> None:
+        """Take the statistics of all batch norms anew, as means over a few batches that the weights as they are now have seen.
+
+        Those gathered in training belong to weights on their way: to other ones than the averages, and in a long sequence to
+        ones that were adapted to the batch (compare ``torch.optim.swa_utils.update_bn``).
+        """
+        norms: list[Any] = [
+            module for module in self.model.modules() if hasattr(module, "running_mean") and hasattr(module, "momentum")
+        ]
+        momenta = [norm.momentum for norm in norms]
+        infer = self._compiled_infer if self.trainer.compiled else self.infer
+        shuffle = generator.manual_seed(self.batch_seed(-1))
+        batches = samples.batches(self.task.batch_size, shuffle=shuffle, drop_last=True)
+        for number, (x, _) in enumerate(itertools.islice(batches, self.task.calibrate), 1):
+            torch.manual_seed(self.batch_seed(-1 - number))
+            for norm in norms:
+                norm.momentum = 1 / number
+            sequence = self.task.encode(x, generator).to(self.device)
+            state = states.initialise(self.model, sequence[0])
+            for x_t in sequence:
+                _, state, _ = infer(x_t, state)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
     def batch_seed(self, number: int) -> int:
         """A seed of its own for every batch: training goes on alike wherever and on whatever device it was interrupted."""
