@@ -27,6 +27,7 @@ class Digits(Task):
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
     schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
     norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
+    calibrate: int = option(20, "after each epoch, take the statistics of batch norms anew from so many batches")
 
     @property
     def inputs(self) -> int:  # type: ignore[override]
