@@ -68,6 +68,7 @@ class FashionMNIST(MNIST):
 
     name: ClassVar[str] = "fashion"
 
+    shift: int = option(1, "in training, move images by up to so many pixels; 0 for none")
     flip: bool = option(True, "in training, flip images left to right at random")
 
     def load(self) -> tuple[Samples, Samples, Samples]:
@@ -81,7 +82,7 @@ class CIFAR10(FashionMNIST):
     name: ClassVar[str] = "cifar10"
     inputs: ClassVar[Shape] = (3, 32, 32)  # type: ignore[assignment]
 
-    # No reference; untried beyond a few epochs on two cores.
+    # No reference, and not trained yet: a start for a GPU.
     channels: tuple[int, ...] = option((64, 128, 256), "channels of each convolutional layer, bottom first")
     shift: int = option(4, "in training, move images by up to so many pixels; 0 for none")
     epochs: int = option(50, "passes over the training set")
