@@ -84,7 +84,7 @@ def test_a_stream_learns_what_it_is_told():
     model = SequenceModel(inputs=3, hidden=(16,), outputs=3).eval()
     optimizer, _ = learner(model)
     stream, right = Stream(model, optimizer, StepLoss(cross_entropy, 1)), []
-    for label in torch.randint(0, 3, (150,)).tolist():
+    for label in torch.randint(0, 3, (300,)).tolist():
         for _ in range(3):
             output = stream.step(torch.nn.functional.one_hot(torch.tensor([label]), 3).float(), torch.tensor([label])).output
         right.append(output.argmax().item() == label)
