@@ -266,3 +266,27 @@ def test_export_of_a_run(run, trained):
     state = [s.to(getattr(torch, leaf["dtype"])) for s, leaf in zip(state, json.loads(out)["state"], strict=True)]
     assert step(torch.zeros(1, 8), torch.tensor(True), *state)[0].shape == (1, 10)
     assert run("export", "first", "--out", "step.onnx")[2].count("\n") == 1
+
+
+@pytest.mark.parametrize("channels", [[], ["--channels", "2"]], ids=["dense", "convolutional"])
+def test_benchmark(run, tmp_path, channels):
+    words = ["--rules", "fptt", "--values", "2", "3", "--width", "4", "--batch-size", "2", "--repeats", "1", "--eager"]
+    status, out, err = run("benchmark", *words, *channels, "--out", "measured", "--json")
+    assert status == 0, err
+    rows = json.loads(out)["rows"]
+    assert [row["time_steps"] for row in rows] == [2, 3] and all(row["step_ms"] > 0 for row in rows)
+    assert json.loads((tmp_path / "measured.json").read_text())["rows"] == rows
+    assert (tmp_path / "measured.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--values", "0"], "--time-steps must be at least 1"),
+        (["--out", "nowhere/measured"], "there is no folder nowhere"),
+        (["--values", "2", "--channels", "2", "2", "2", "2", "2", "--eager"], "leaves nothing of a map"),
+    ],
+)
+def test_benchmarks_that_cannot_be(run, words, message):
+    status, _, err = run("benchmark", "--rules", "fptt", *words)
+    assert status == 2 and message in err.splitlines()[-1] and "Traceback" not in err

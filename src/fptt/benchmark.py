@@ -22,6 +22,7 @@ import fptt
 from fptt.errors import InputError
 from fptt.learning.losses import StepLoss
 from fptt.learning.rules import Rule, SequenceTrainer, make_optimizer, number_of_parts
+from fptt.models.convolutional import ConvolutionalModel
 from fptt.models.sequence import SequenceModel
 from fptt.training.metrics import machine
 
@@ -30,7 +31,11 @@ VARIED = ("time_steps", "batch_size", "width")
 
 @dataclass
 class Point:
-    """What is measured: ``layers`` recurrent layers of ``width`` neurons and a liquid readout of 10 classes, on noise."""
+    """What is measured: ``layers`` recurrent layers of ``width`` neurons and a liquid readout of 10 classes, on noise.
+
+    With ``channels``, convolutional layers of so many channels, each pooled by 2, on images of 28 x 28 as a constant current,
+    and one dense layer of ``width``.
+    """
 
     rule: Rule = "fptt"
     neuron: str = "ltc"
@@ -39,9 +44,22 @@ class Point:
     width: int = 256
     layers: int = 2
     inputs: int = 1
+    channels: tuple[int, ...] = ()
     compiled: bool = True
     device: str = "cpu"
     threads: int = 0
+
+
+def network(point: Point) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The network of ``point``, and its input [time, batch, ...]."""
+    steps, batch = point.time_steps, point.batch_size
+    if not point.channels:
+        model = SequenceModel(point.inputs, (point.width,) * point.layers, 10, neuron=point.neuron)
+        return model, torch.rand(steps, batch, point.inputs)
+    pool = (2,) * len(point.channels)
+    options: dict[str, Any] = {"pool": pool, "neuron": point.neuron, "norm_steps": steps}
+    image = torch.rand(batch, 1, 28, 28)
+    return ConvolutionalModel((1, 28, 28), point.channels, (point.width,), 10, **options), image.expand(steps, -1, -1, -1, -1)
 
 
 class Sequences:
@@ -52,13 +70,14 @@ class Sequences:
         if point.threads:
             torch.set_num_threads(point.threads)
         torch.manual_seed(0)
-        model = SequenceModel(point.inputs, (point.width,) * point.layers, 10, neuron=point.neuron).to(self.device)
+        model, x = network(point)
+        model.to(self.device)
         parts = number_of_parts(point.rule, point.time_steps, None)
         base = torch.optim.Adamax(model.parameters(), lr=1e-3)
         self.optimizer = make_optimizer(point.rule, base, max_norm=1.0)
         loss = StepLoss(torch.nn.functional.cross_entropy, parts).to(self.device)
         self.trainer = SequenceTrainer(model, loss, self.optimizer, parts, point.compiled)
-        self.sequence = torch.rand(point.time_steps, point.batch_size, point.inputs, device=self.device)
+        self.sequence = x.to(self.device)
         self.target = torch.randint(0, 10, (point.batch_size,), device=self.device)
         self.parameters = sum(p.numel() for p in model.parameters())
 
