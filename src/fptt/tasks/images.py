@@ -24,7 +24,7 @@ class MNIST(ConvolutionalTask):
     # Yin et al. 2023: LTC channels 32-128-256(-512), max-pooling, two dense layers, T = 20, batch 128, Adamax, b0 0.1; here
     # with sizes of the dense layers, pooling and epochs of our own, for a GPU:
     #   fptt train mnist --channels 32 128 256 --hidden 512 --length 20 --lr 3e-3 --epochs 50 --device cuda
-    # The settings below are for one core; learning rate and norm were chosen on the validation set.
+    # The settings below are for one core; learning rate and norm rest on short pilots and their validation accuracy.
     length: int = option(4, "time steps T of a sequence")
     shift: int = option(2, "in training, move images by up to so many pixels; 0 for none")
     flip: bool = option(False, "in training, flip images left to right at random")
