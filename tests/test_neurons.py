@@ -141,7 +141,7 @@ def test_zero_start():
 
 
 def test_unknown_kind():
-    with pytest.raises(ValueError, match="choose lif, alif or ltc"):
+    with pytest.raises(ValueError, match="choose lif, alif, ltc or relu"):
         make_neuron("izhikevich", 3)
 
 

@@ -51,7 +51,7 @@ class BatchNormThroughTime(nn.Module):
 
 
 class LayerState(NamedTuple):
-    """The neuron's state, and the index of the next time step where the layer has a batch norm (else None)."""
+    """The neuron's state (None for units without), and the next step's index where the layer has a batch norm (else None)."""
 
     neuron: NeuronState
     step: Tensor | None
@@ -82,13 +82,17 @@ class Layer(nn.Module):
         self.synapse, self.neuron, self.recurrent = synapse, neuron, recurrent
         self.norm, self.recurrent_norm, self.pool = norm, recurrent_norm, pool
 
+    @torch.no_grad()
+    def blank(self, x: Tensor) -> Tensor:
+        """Zeros shaped like the current of the input ``x``; a pass of the synapse on one sample finds the shape."""
+        current = self.synapse(x[:1])
+        current = current if self.pool is None else self.pool(current)
+        return current.new_zeros(len(x), *current.shape[1:])
+
     def initial_state(self, x: Tensor) -> LayerState:
-        """The state before the first input ``x``; one pass of the synapse finds the neurons' shape."""
-        with torch.no_grad():
-            current = self.synapse(x)
-            current = current if self.pool is None else self.pool(current)
+        """The state before the first input ``x``."""
         step = None if self.norm is None else torch.zeros((), dtype=torch.int64, device=x.device)
-        return LayerState(self.neuron.initial_state(current), step)
+        return LayerState(self.neuron.initial_state(self.blank(x)), step)
 
     def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         neuron, step = self.initial_state(x) if state is None else state
@@ -135,6 +139,7 @@ def convolutional(
     *,
     kernel_size: int = 3,
     stride: int = 1,
+    bias: bool = True,
     norm_steps: int | None = 1,
     pool: nn.Module | None = None,
 ) -> Layer:
@@ -143,8 +148,9 @@ def convolutional(
     Args:
         inputs: channels of the input [batch, inputs, height, width]; padding keeps the size for odd kernels.
     """
-    synapse = nn.Conv2d(inputs, channels, kernel_size, stride, padding=kernel_size // 2)
+    synapse = nn.Conv2d(inputs, channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
     nn.init.xavier_uniform_(synapse.weight)
-    nn.init.zeros_(synapse.bias)  # type: ignore[arg-type]
+    if synapse.bias is not None:
+        nn.init.zeros_(synapse.bias)
     norm = None if norm_steps is None else BatchNormThroughTime(channels, norm_steps)
     return Layer(synapse, neuron, norm=norm, pool=pool)

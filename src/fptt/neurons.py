@@ -6,10 +6,11 @@ or a gate on the input and the neuron's own state (liquid; Yin, Corradi & Bohté
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fptt import surrogate
 
@@ -183,7 +184,7 @@ def make_neuron(
     gate_norm: bool = True,
     **options: object,
 ) -> Neuron:
-    """A neuron by name: "lif" (fixed constants, fixed threshold), "alif" (learned constants) or "ltc" (liquid).
+    """A neuron by name: "lif" (fixed constants, fixed threshold), "alif" (learned constants), "ltc" (liquid), or "relu".
 
     Args:
         features: number of neurons, or of channels where ``convolutional``.
@@ -194,6 +195,8 @@ def make_neuron(
         options: ``b0``, ``reset``, ``spike``, ``initial_v`` of ``Neuron``.
     """
     rates: nn.Module
+    if kind == "relu":
+        return Rectifier()
     adaptive = adaptive and kind != "lif"
     if kind == "lif":
         rates = Rates([Constant(features, tau_m or 2.0, learned=False)])
@@ -206,8 +209,24 @@ def make_neuron(
     elif kind == "ltc":
         rates = LiquidLinear(features, states=1 + adaptive)
     else:
-        raise ValueError(f"unknown neuron '{kind}': choose lif, alif or ltc")
+        raise ValueError(f"unknown neuron '{kind}': choose lif, alif, ltc or relu")
     return Neuron(rates, adaptive, **options)  # type: ignore[arg-type]
+
+
+class Rectifier(Neuron):
+    """A leaky rectified unit, for the non-spiking twin of a spiking network: no state, no spikes, ``z = max(I, 0.1 I)``.
+
+    The slope below zero is that of YOLOv4-tiny's units (Wang et al. 2021, arXiv 2011.08036).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity(), adaptive=False)
+
+    def initial_state(self, current: Tensor) -> Any:
+        return None
+
+    def forward(self, current: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        return F.leaky_relu(current, 0.1), None
 
 
 class Retention(nn.Module):
@@ -228,12 +247,24 @@ class LeakyReadout(nn.Module):
         features: number of outputs.
         leak: "liquid" (1/tau = sigma(W [current, v])), "learned" or "fixed".
         tau: time constant of a fixed leak, initial one of a learned leak, in steps.
+        convolutional: the outputs are channels of maps, and a liquid leak depends on the channels of the same place.
     """
 
-    def __init__(self, features: int, leak: Literal["liquid", "learned", "fixed"] = "liquid", tau: float = 2.0):
+    def __init__(
+        self,
+        features: int,
+        leak: Literal["liquid", "learned", "fixed"] = "liquid",
+        tau: float = 2.0,
+        *,
+        convolutional: bool = False,
+    ):
         super().__init__()
-        constant = Rates([Constant(features, tau, learned=leak == "learned")])
-        self.inv_tau = LiquidLinear(features) if leak == "liquid" else constant
+        if leak != "liquid":
+            self.inv_tau: nn.Module = Rates([Constant(features, tau, learned=leak == "learned")])
+        elif convolutional:
+            self.inv_tau = Rates([LiquidConv(features, kernel_size=1, norm=False)])
+        else:
+            self.inv_tau = LiquidLinear(features)
 
     def initial_state(self, current: Tensor) -> Tensor:
         return torch.zeros_like(current)

@@ -44,7 +44,7 @@ class LayeredModel(nn.Module):
         states = []
         for layer in self.layers:
             states.append(layer.initial_state(x))  # type: ignore[operator]
-            x = states[-1].neuron.z
+            x = layer.blank(x)  # type: ignore[operator]
         return SequenceState(tuple(states), None if self.readout is None else x.new_zeros(x.shape[0], self.outputs))
 
     def forward(self, x: Tensor, state: SequenceState | None = None) -> tuple[Tensor, SequenceState]:
