@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 import event_files
 from event_files import some_events
 from fptt import InputError
-from fptt.data import cache, event_sets
+from fptt.data import cache, event_sets, store
 from fptt.data.cache import Framing
 from fptt.data.event_sets import Clip, EventSet
 
@@ -118,14 +119,14 @@ def test_nothing_is_left_of_frames_that_were_not_finished(tmp_path, source, erro
 @pytest.mark.parametrize("written", [0, 3_000, 7_000])
 def test_a_full_disk(tmp_path, monkeypatch, written):
     """The disk takes so many bytes of frames and no more."""
-    original = cache._Frames.append
+    original = store.Growing.append
 
     def append(self, frames):
         if self.file.tell() + frames.size > written:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(self, frames)
 
-    monkeypatch.setattr(cache._Frames, "append", append)
+    monkeypatch.setattr(store.Growing, "append", append)
     with pytest.raises(InputError, match="the disk is full.*FPTT_CACHE") as error:
         cache.load(made(clips()), Framing("count", 5), tmp_path)
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
@@ -135,7 +136,7 @@ def test_a_really_full_device(tmp_path):
     """/dev/full refuses every byte when the file is flushed."""
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
-    with pytest.raises(OSError, match="No space"), cache._Frames(cache.Path("/dev/full")) as file:
+    with pytest.raises(OSError, match="No space"), store.Growing(Path("/dev/full")) as file:
         for clip in clips():
             file.append(Framing("count", 20)(clip.events))
 

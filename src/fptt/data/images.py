@@ -53,13 +53,13 @@ def _from_torchvision(
             data = getattr(datasets, kind)(str(folder), train=train, download=True)
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "download" not in str(error):
-                raise _damaged(kind, folder / below, _first_line(error)) from None
+                raise _damaged(kind, folder / below, first_line(error)) from None
             raise InputError(
-                f"{kind} is not under {folder} and could not be fetched ({_first_line(error)}): "
+                f"{kind} is not under {folder} and could not be fetched ({first_line(error)}): "
                 f"give the folder that holds {below} with --data or $FPTT_DATA"
             ) from None
         except (ValueError, IndexError, AssertionError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            raise _damaged(kind, folder / below, _first_line(error)) from None
+            raise _damaged(kind, folder / below, first_line(error)) from None
         x, y = torch.as_tensor(data.data), torch.as_tensor(data.targets)
         expected = (shape[0] if train else 10_000, *shape[1:])
         if x.shape != expected or len(y) != len(x):
@@ -73,7 +73,8 @@ def _damaged(kind: str, folder: Path, what: str) -> InputError:
     return InputError(f"{kind} under {folder} is damaged ({what}): delete that folder and fetch it again")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What another library says of an error, as part of a line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
