@@ -40,25 +40,26 @@ def save(figure: Figure, path: Path) -> None:
 
 def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
     """Loss and score against the epoch for each (label, rows of metrics.jsonl): training dashed, validation solid."""
-    keys = ("loss", "accuracy") if "accuracy" in runs[0][1][0] else ("mse",)  # there the loss is the score
+    present = {key for _, rows in runs for key in rows[0]}
+    scores = [key for key in ("accuracy", "map50") if {key, f"validation_{key}"} & present]
+    keys = ("loss", *scores) if "mse" not in present else ("mse",)  # there the loss is the score
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(keys), figsize=(4.2 * len(keys) + 2.2, 3.4), squeeze=False, layout="constrained")
         for axis, key in zip(axes[0], keys, strict=True):
             for (label, rows), colour in zip(runs, COLOURS * len(runs), strict=False):
                 epochs = [row["epoch"] for row in rows]
                 marker = "o" if len(rows) < 3 else None
-                if key not in rows[0]:
-                    continue
                 validated = f"validation_{key}" in rows[0]
-                axis.plot(
-                    epochs,
-                    [row[key] for row in rows],
-                    "--" if validated else "-",
-                    color=colour,
-                    alpha=0.6 if validated else 1,
-                    marker=marker,
-                    label=f"{label}, training",
-                )
+                if key in rows[0]:
+                    axis.plot(
+                        epochs,
+                        [row[key] for row in rows],
+                        "--" if validated else "-",
+                        color=colour,
+                        alpha=0.6 if validated else 1,
+                        marker=marker,
+                        label=f"{label}, training",
+                    )
                 if validated:
                     axis.plot(
                         epochs,
@@ -67,7 +68,7 @@ def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
                         marker=marker,
                         label=f"{label}, validation",
                     )
-            axis.set(xlabel="epoch", ylabel={"mse": "mean squared error"}.get(key, key))
+            axis.set(xlabel="epoch", ylabel={"mse": "mean squared error", "map50": "mAP at IoU 0.5"}.get(key, key))
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             if key in ("loss", "mse"):
                 axis.set_yscale("log")

@@ -45,10 +45,9 @@ class ConsoleReport:
 
     def describe(self, totals: dict[str, float], prefix: str = "") -> str:
         parts = [f"loss {totals[prefix + 'loss']:.4f}"]
-        if self.metric == "accuracy":
-            parts.append(f"accuracy {100 * totals[prefix + self.metric]:.2f} %")
-        else:
-            parts.append(f"{self.metric} {totals[prefix + self.metric]:.5f}")
+        score = totals.get(prefix + self.metric)
+        if score is not None:
+            parts.append(f"{self.metric} " + (f"{score:.5f}" if self.metric == "mse" else f"{100 * score:.2f} %"))
         if totals[prefix + "firing_rate"] == totals[prefix + "firing_rate"]:  # not NaN: the network spikes
             parts.append(f"firing rate {totals[prefix + 'firing_rate']:.3f}")
         return ", ".join(parts)

@@ -1,7 +1,6 @@
 """What several commands need: a task from options, a trained network from a run folder, a result shown."""
 
 import argparse
-import dataclasses
 import json
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -33,7 +32,7 @@ def train_parser(task_class: Any) -> jsonargparse.ArgumentParser:
     for key in ("task", "format", "version"):  # the head of a run's config.yaml
         parser.add_argument(f"--{key}", default=None, help=argparse.SUPPRESS)
     hints = get_type_hints(task_class)
-    for field in dataclasses.fields(task_class):
+    for field in task_class.options():
         option, hint = "--" + field.name.replace("_", "-"), hints[field.name]
         if hint in (bool, bool | None):
             action = jsonargparse.ActionYesNo(yes_prefix="", no_prefix="no-")
@@ -59,7 +58,7 @@ def make_task(task_class: Any, arguments: list[str]) -> tuple[Task, dict[str, An
     except argparse.ArgumentError as error:
         message = " ".join(str(error).split())
         raise InputError(f"{message} (see {parser.prog} --help)") from None
-    settings = {field.name: options[field.name] for field in dataclasses.fields(task_class)}
+    settings = {field.name: options[field.name] for field in task_class.options()}
     return task_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}), options
 
 
@@ -88,5 +87,5 @@ def show(result: dict[str, Any], as_json: bool) -> None:
         return
     for key, value in result.items():
         if isinstance(value, float):
-            value = f"{100 * value:.2f} %" if key.endswith("accuracy") else f"{value:.5g}"
+            value = f"{100 * value:.2f} %" if key.endswith(("accuracy", "map50")) else f"{value:.5g}"
         print(f"{key.replace('_', ' '):>20}  {value}")

@@ -22,6 +22,7 @@ TASKS = {
     "cifar10-dvs": ("fptt.tasks.events:CIFAR10DVS", "CIFAR10-DVS: moving images before an event camera"),
     "shd": ("fptt.tasks.events:SHD", "Spiking Heidelberg Digits: spoken digits as spikes"),
     "events-sim": ("fptt.tasks.simulated:SimulatedEvents", "simulated events: MNIST images before a simulated event camera"),
+    "voc": ("fptt.tasks.voc:VOC", "SPYv4, the spiking object detector, on PASCAL VOC or a folder of its layout"),
     "arrays": ("fptt.tasks.arrays:Arrays", "your own sequences, from an .npz file"),
 }
 

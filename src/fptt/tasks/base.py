@@ -18,6 +18,7 @@ from fptt.learning.losses import Auxiliary, AuxiliaryKind, Criterion, StepLoss, 
 from fptt.learning.rules import Rule, number_of_parts
 from fptt.models.baselines import RecurrentBaseline
 from fptt.models.sequence import Readout, SequenceModel
+from fptt.training.metrics import Metric, Totals
 
 OPTIMIZERS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
@@ -32,9 +33,10 @@ class Task:
     """Settings common to all tasks. A task is a dataclass of its settings; every field is an option of the command."""
 
     name: ClassVar[str]
-    metric: ClassVar[Literal["accuracy", "mse"]] = "accuracy"
+    metric: ClassVar[Metric] = "accuracy"
     inputs: ClassVar[int]
     outputs: ClassVar[int] = 10
+    unused: ClassVar[tuple[str, ...]] = ()  # settings of those below that mean nothing to this task
 
     rule: Rule = option("fptt", "learning rule: fptt, bptt, or tbptt (truncated BPTT)")
     neuron: Literal["ltc", "alif", "lif", "lstm", "rnn"] = option("ltc", "kind of neuron, or a non-spiking baseline")
@@ -84,9 +86,14 @@ class Task:
         """Samples [batch, ...] as a sequence [time, batch, inputs]."""
         raise NotImplementedError
 
-    def augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Training samples [batch, ...] varied at random before ``encode``; unless a task varies them, as they are."""
-        return x
+    def augmented(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Training samples and targets [batch, ...] varied at random before ``encode``; unless a task does, as they are."""
+        return x, y
+
+    def totals(self, training: bool) -> Totals:
+        """What is counted over the samples of an epoch, or of an evaluation."""
+        assert self.metric != "map50", "a detector counts in a way of its own"
+        return Totals(self.metric)
 
     def notes(self) -> dict[str, Any]:
         """What a result must say of its data, such as a split that is not official."""
@@ -125,6 +132,11 @@ class Task:
         except (ValueError, RuntimeError) as error:
             raise InputError(str(error).splitlines()[0]) from None
 
+    @classmethod
+    def options(cls) -> list[dataclasses.Field[Any]]:
+        """The settings that this task has."""
+        return [field for field in dataclasses.fields(cls) if field.name not in cls.unused]
+
     @property
     def number_of_parts(self) -> int:
         return number_of_parts(self.rule, self.time_steps, self.parts)
@@ -132,7 +144,7 @@ class Task:
     def command(self) -> str:
         """The shortest ``fptt train`` command that gives these settings; where the data lie is left to $FPTT_DATA."""
         words = ["fptt", "train", self.name]
-        for field in dataclasses.fields(self):
+        for field in self.options():
             value = getattr(self, field.name)
             if value == field.default or field.name == "data":
                 continue

@@ -102,9 +102,9 @@ class EventFrames(Recorded, ConvolutionalTask):
         width, height = (self.framing.size(side) for side in self.sensor)
         return 2 if self.polarity == "two" else 1, height, width
 
-    def augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def augmented(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         chosen = {key: getattr(self, key) for key in ("flip", "shift", "rotate", "drop", "jitter")}
-        return augment.varied(x, generator, **chosen)
+        return augment.varied(x, generator, **chosen), y
 
 
 @dataclass

@@ -54,9 +54,9 @@ class MNIST(ConvolutionalTask):
         train, validation, test = self.load()
         return Samples(train.x[: self.training_size], train.y[: self.training_size], "train"), validation, test
 
-    def augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def augmented(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x = images.shifted(x, self.shift, generator) if self.shift else x
-        return images.mirrored(x, generator) if self.flip else x
+        return images.mirrored(x, generator) if self.flip else x, y
 
     def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return x.reshape(-1, *self.inputs).expand(self.length, -1, -1, -1, -1)

@@ -21,7 +21,7 @@ from fptt.learning.fptt import FPTT
 from fptt.learning.rules import SequenceTrainer, make_optimizer
 from fptt.learning.step import or_eager
 from fptt.training import checkpoint
-from fptt.training.metrics import Totals, machine, peak_memory_mb
+from fptt.training.metrics import machine, peak_memory_mb
 from fptt.training.run import Run
 
 WORTH_COMPILING = 10_000  # time steps of a training: the compiler takes ten seconds or more and then spares milliseconds a step
@@ -89,7 +89,7 @@ class Trainer:
         self.epoch = self.batch = 0  # the next to train
         self.seconds = 0.0  # spent training, validation left out
         self.steps = 0  # time steps trained
-        self.totals = Totals(task.metric)  # of the epoch
+        self.totals = task.totals(training=True)  # of the epoch
 
     def fit(self, report: Report) -> dict[str, Any]:
         """Train to the last epoch, test once, and return the summary. Raises ``Stopped`` after Ctrl-C or SIGTERM."""
@@ -126,9 +126,10 @@ class Trainer:
                 continue
             torch.manual_seed(self.batch_seed(number + 1))
             encoding.manual_seed(self.batch_seed(number + 1))
-            sequence = task.encode(task.augmented(x, encoding), encoding).to(self.device)
+            x, y = task.augmented(x, y, encoding)
+            sequence, y = task.encode(x, encoding).to(self.device), y.to(self.device)
             start = time.perf_counter()
-            trained = self.trainer(sequence, y.to(self.device))
+            trained = self.trainer(sequence, y)
             if not torch.isfinite(trained.loss):
                 raise InputError(
                     f"the loss became {trained.loss.item()} in epoch {self.epoch + 1}, batch {number + 1}: lower --lr or set "
@@ -136,7 +137,7 @@ class Trainer:
                 )
             self.seconds += time.perf_counter() - start
             self.steps += len(sequence)
-            totals.add(trained.output, y.to(self.device), trained.loss, trained.firing_rate)
+            totals.add(trained.output, y, trained.loss, trained.firing_rate)
             report.batch(self.epoch, number + 1, batches, totals.result())
             if stop.is_set() and number + 1 < batches:
                 self.batch = number + 1
@@ -146,7 +147,7 @@ class Trainer:
             self.optimizer.restart_from_average()
         if task.calibrate:
             self.calibrate(samples, encoding)
-        self.totals = Totals(task.metric)
+        self.totals = task.totals(training=True)
         return {"epoch": self.epoch + 1, "lr": task.learning_rate(self.epoch), **totals.result(), "seconds": self.seconds}
 
     @torch.no_grad()
@@ -182,7 +183,7 @@ class Trainer:
     def evaluate(self, samples: Samples) -> dict[str, float]:
         """Loss, score and firing rate on ``samples``, with the averaged weights where the rule keeps them."""
         self.model.eval()
-        totals = Totals(self.task.metric)
+        totals = self.task.totals(training=False)
         infer = self._compiled_infer if self.trainer.compiled else self.infer
         generator = torch.Generator().manual_seed(0)
         averaged = self.optimizer.averaged_weights() if isinstance(self.optimizer, FPTT) else nullcontext()

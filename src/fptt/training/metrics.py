@@ -10,32 +10,37 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+Metric = Literal["accuracy", "mse", "map50"]
+
 
 class Totals:
     """Means over samples of loss, score and firing rate; nothing reaches the host before ``result``.
 
-    The score of "accuracy" is the share of samples whose largest output is the target's, that of "mse" the squared error.
+    The score of "accuracy" is the share of samples whose largest output is the target's, that of "mse" the squared error; None
+    has none.
     """
 
-    def __init__(self, metric: Literal["accuracy", "mse"]):
+    def __init__(self, metric: Literal["accuracy", "mse"] | None):
         self.metric = metric
+        self.keys = ("loss", *([] if metric is None else [metric]), "firing_rate")
         self.samples = 0
         self.sums: Tensor | None = None
 
     def add(self, output: Tensor, target: Tensor, loss: Tensor, firing_rate: Tensor) -> None:
         """``output`` and ``target`` [batch, ...] after the last step, mean ``loss`` and ``firing_rate`` of the batch."""
+        values = {"loss": loss, "firing_rate": firing_rate}
         if self.metric == "accuracy":
-            score = (output.argmax(1) == target).float().mean()
-        else:
-            score = torch.nn.functional.mse_loss(output, target)
-        row = torch.stack([value.detach().to(output.device, torch.float64) for value in (loss, score, firing_rate)])
+            values["accuracy"] = (output.argmax(1) == target).float().mean()
+        elif self.metric == "mse":
+            values["mse"] = torch.nn.functional.mse_loss(output, target)
+        row = torch.stack([values[key].detach().to(output.device, torch.float64) for key in self.keys])
         self.samples += len(target)
         self.sums = row * len(target) if self.sums is None else self.sums + row * len(target)
 
     def result(self) -> dict[str, float]:
         """{"loss": ..., metric: ..., "firing_rate": ...}, NaN before the first batch."""
-        means = [float("nan")] * 3 if self.sums is None else (self.sums / self.samples).tolist()
-        return dict(zip(("loss", self.metric, "firing_rate"), means, strict=True))
+        means = [float("nan")] * len(self.keys) if self.sums is None else (self.sums / self.samples).tolist()
+        return dict(zip(self.keys, means, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {"samples": self.samples, "sums": self.sums}

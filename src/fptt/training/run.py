@@ -1,6 +1,5 @@
 """The run folder: config.yaml, metrics.jsonl, summary.json, checkpoints/ and curves.png."""
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -57,7 +56,7 @@ class Run:
         return folder
 
     def write_config(self, task: Any) -> None:
-        settings = {key: _plain(value) for key, value in dataclasses.asdict(task).items()}
+        settings = {field.name: _plain(getattr(task, field.name)) for field in task.options()}
         head = {"task": task.name, "format": FORMAT, "version": fptt.__version__}
         text = yaml.safe_dump({**head, **settings}, sort_keys=False)
         write_atomically(self.folder / "config.yaml", text.encode())
