@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fptt.data import catalogue, store
+from fptt.data.boxes import PADDING
 from fptt.data.images import first_line
 from fptt.data.letterbox import letterbox, letterboxed
 from fptt.data.samples import Rows, Samples
@@ -27,7 +28,6 @@ CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 FORMAT = 1  # of the files; raised when what makes them changes
-PADDING = -1  # label of rows of targets that are no object
 
 Training = Literal["07+12 train", "07+12 trainval", "07 train", "07 trainval"]
 
@@ -90,7 +90,7 @@ def load(
 
     Inputs are uint8 [images, 3, size, size], RGB, letterboxed, made once and kept in a memory-mapped file below ``cache``.
     Targets are float32 [images, objects, 6], in each row (label, x1, y1, x2, y2, difficult), the label counted from 0 in
-    ``classes``, the box in pixels of the square; rows of padding have label -1. Boxes are clipped to their image, with a
+    ``classes``, the box in pixels of the square; rows of padding are -1 all through. Boxes are clipped to their image, with a
     warning.
     Raises InputError, naming the file, where one is missing, damaged or contradicts another, and where an image to train on is
     also one to validate or test on.
