@@ -46,6 +46,12 @@ def sets(root: Path, size: int, train: Training = "07+12 train", cache: Path | N
     return load(folders, lists, size, CLASSES, cache or catalogue.cache_folder(root))
 
 
+def listed(root: Path, *names: str) -> list[Path]:
+    """The images of these lists of 2007 and 2012, as far as they are in ``root``/VOCdevkit."""
+    folders = sorted((root / "VOCdevkit").glob("VOC20*"))
+    return list(dict.fromkeys(image for folder in folders for name in names for image in _images(folder, name)))
+
+
 def own(
     folder: Path, size: int, classes: Sequence[str] | None = None, cache: Path | None = None
 ) -> tuple[Samples, Samples, Samples]:
