@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import warnings
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fptt.commands.common import show
-from fptt.data import catalogue
+from fptt.data import catalogue, published
 from fptt.errors import InputError
 
 USAGE = """fptt data [options]
@@ -73,6 +74,8 @@ def checked(options: argparse.Namespace) -> dict[str, Any]:
     if not item.reader:
         train, validation, test = tasks.get(item.tasks[0])(data=str(root)).sets()
         return {**result, "training_samples": len(train) + len(validation), "test_samples": len(test), "readable": True}
+    if path and (archives := published.compare(item.name, path)):
+        result["archives"] = ", ".join(compared(archive, *sums) for archive, sums in archives.items())
     counts: Counter[Any] = Counter()
     for clip in catalogue.recordings(item, root).clips():
         counts[clip.test] += 1
@@ -81,6 +84,14 @@ def checked(options: argparse.Namespace) -> dict[str, Any]:
     classes = sum(1 for key in counts if str(key).startswith("class"))
     numbers = {"training_recordings": counts[False], "test_recordings": counts[True], "classes": classes}
     return {**result, **numbers, "events": counts["events"], "readable": True}
+
+
+def compared(archive: Path, here: str, known: str) -> str:
+    """Whether an archive is the published one; people repack them, so that another one is a warning only."""
+    if here == known:
+        return f"{archive.name} as published"
+    warnings.warn(f"fptt: {archive} is not the published file: its md5 is {here}, that of the published {known}", stacklevel=2)
+    return f"{archive.name} not as published"
 
 
 def images_with_boxes(root: Path) -> dict[str, int]:
