@@ -1,4 +1,4 @@
-"""Pictures of samples: images and frames of events, ON and OFF in two colours, on a sheet or as a film."""
+"""Pictures of samples: images, with boxes, and frames of events, ON and OFF in two colours, on a sheet or as a film."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fptt import plots
 from fptt.errors import InputError
@@ -36,6 +38,21 @@ def coloured(frames: NDArray[Any]) -> NDArray[np.uint8]:
     ink = [1 - np.array(to_rgb(colour)) for colour in (OFF, ON)]
     picture = 1 - sum(depth[:, channel, :, :, None] * ink[channel] for channel in (0, 1))
     return (255 * picture.clip(0, 1)).astype(np.uint8)
+
+
+def boxed(image: Tensor, boxes: Tensor, captions: Sequence[str]) -> NDArray[np.uint8]:
+    """An image, uint8 [3, height, width], as [height, width, 3], with ``boxes`` [n, 4] drawn in and a caption in each.
+
+    Boxes are (x1, y1, x2, y2) in pixels; equal captions have the same colour.
+    """
+    from torchvision.utils import draw_bounding_boxes
+
+    order = list(dict.fromkeys(captions))
+    colours = [plots.COLOURS[order.index(caption) % len(plots.COLOURS)] for caption in captions]
+    if len(boxes):
+        font = {"font": findfont("DejaVu Sans"), "font_size": 12, "label_colors": "white", "label_background_colors": colours}
+        image = draw_bounding_boxes(image, boxes, list(captions), colours, width=2, fill_labels=True, **font)
+    return image.permute(1, 2, 0).numpy()
 
 
 def sheet(pictures: NDArray[np.uint8], captions: Sequence[str], title: str = "", columns: int = 8) -> Figure:

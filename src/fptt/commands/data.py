@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import warnings
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -12,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fptt.commands.common import show
-from fptt.data import catalogue
+from fptt.data import catalogue, published
 from fptt.errors import InputError
 
 USAGE = """fptt data [options]
        fptt data check NAME [options]
        fptt data show NAME|FILE [--sample N] [--frames N] [--out PICTURE] [options]"""
+SQUARE = 480  # pixels to a side of the picture of an image with boxes
 BINS = 200  # of the picture of a recording without rows, such as of a cochlea
 
 
@@ -67,9 +69,13 @@ def checked(options: argparse.Namespace) -> dict[str, Any]:
     root = catalogue.folder(options.data)
     item, path = catalogue.find(options.name, root)
     result: dict[str, Any] = {"data_set": item.name, "path": str(path or "the package")}
+    if item.boxes:
+        return {**result, **images_with_boxes(root), "readable": True}
     if not item.reader:
         train, validation, test = tasks.get(item.tasks[0])(data=str(root)).sets()
         return {**result, "training_samples": len(train) + len(validation), "test_samples": len(test), "readable": True}
+    if path and (archives := published.compare(item.name, path)):
+        result["archives"] = ", ".join(compared(archive, *sums) for archive, sums in archives.items())
     counts: Counter[Any] = Counter()
     for clip in catalogue.recordings(item, root).clips():
         counts[clip.test] += 1
@@ -78,6 +84,29 @@ def checked(options: argparse.Namespace) -> dict[str, Any]:
     classes = sum(1 for key in counts if str(key).startswith("class"))
     numbers = {"training_recordings": counts[False], "test_recordings": counts[True], "classes": classes}
     return {**result, **numbers, "events": counts["events"], "readable": True}
+
+
+def compared(archive: Path, here: str, known: str) -> str:
+    """Whether an archive is the published one; people repack them, so that another one is a warning only."""
+    if here == known:
+        return f"{archive.name} as published"
+    warnings.warn(f"fptt: {archive} is not the published file: its md5 is {here}, that of the published {known}", stacklevel=2)
+    return f"{archive.name} not as published"
+
+
+def images_with_boxes(root: Path) -> dict[str, int]:
+    """Read every image of PASCAL VOC with its annotation, and count what they hold."""
+    from fptt.data import annotations, voc
+
+    train, test = voc.listed(root, "trainval", "train", "val"), voc.listed(root, "test")
+    if not train and not test:
+        raise InputError(f"{root / 'VOCdevkit'} holds no lists of images: VOC2007/ImageSets/Main/trainval.txt and its like")
+    counts, names = Counter[str](training_images=len(train), test_images=len(test)), set()
+    for image in (*train, *test):
+        _, rows, clipped = annotations.letterboxed_sample(image, 2, voc.CLASSES)
+        counts.update(objects=len(rows), difficult_objects=int(rows[:, 5].sum()), clipped_boxes=clipped)
+        names.update(rows[:, 0].tolist())
+    return {**counts, "classes": len(names)}
 
 
 def shown(options: argparse.Namespace) -> dict[str, Any]:
@@ -94,6 +123,8 @@ def shown(options: argparse.Namespace) -> dict[str, Any]:
         root = catalogue.folder(options.data)
         item, _ = catalogue.find(options.name, root)
         name = f"{item.name}-{options.sample}"
+        if item.boxes:
+            return boxes_shown(options, item, root)
         facts["label"], events, images = sample(options, item, root)
     if events is None:
         drawn, captions = pictures.coloured(images), [""]
@@ -117,6 +148,27 @@ def shown(options: argparse.Namespace) -> dict[str, Any]:
     return {"picture": str(out), **facts}
 
 
+def boxes_shown(options: argparse.Namespace, item: catalogue.DataSet, root: Path) -> dict[str, Any]:
+    """Draw an image of the test set, or else of the others, with its objects."""
+    from fptt import pictures, plots
+    from fptt.data import annotations, voc
+
+    images = voc.listed(root, "test") or voc.listed(root, "trainval", "train", "val")
+    check_number(options.sample, item, len(images))
+    square, rows, _ = annotations.letterboxed_sample(images[options.sample], SQUARE, voc.CLASSES)
+    names = [voc.CLASSES[int(label)] for label in rows[:, 0]]
+    notes = [name + ", difficult" * int(row[5]) for name, row in zip(names, rows, strict=True)]
+    image, out = images[options.sample].stem, options.out or Path(f"{item.name}-{options.sample}.png")
+    drawn = pictures.boxed(square, rows[:, 1:5], notes)[None]
+    plots.save(pictures.sheet(drawn, [""], f"{item.name}-{options.sample}: image {image}"), out)
+    return {"picture": str(out), "image": image, "objects": names}
+
+
+def check_number(number: int, item: catalogue.DataSet, size: int) -> None:
+    if not 0 <= number < size:
+        raise InputError(f"{item.name} has no sample {number}: choose --sample from 0 to {size - 1}")
+
+
 def sample(options: argparse.Namespace, item: catalogue.DataSet, root: Path) -> tuple[int, Any, Any]:
     """The label of sample number ``--sample``, and its events or else its image [1, channels, height, width]."""
     from fptt import tasks
@@ -128,8 +180,7 @@ def sample(options: argparse.Namespace, item: catalogue.DataSet, root: Path) -> 
     if item.reader:
         raise InputError(f"{item.name} has no sample {number}: choose --sample from 0, and lower")
     test = tasks.get(item.tasks[0])(data=str(root)).sets()[2]
-    if not 0 <= number < len(test):
-        raise InputError(f"{item.name} has no sample {number}: choose --sample from 0 to {len(test) - 1}")
+    check_number(number, item, len(test))
     image = np.asarray(test.x[number])
     if image.ndim < 2 or min(image.shape[-2:]) < 3:
         raise InputError(f"the samples of {item.name} are no images: nothing to draw")

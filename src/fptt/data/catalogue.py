@@ -19,6 +19,7 @@ class DataSet:
     get: str
     path: str | None  # below the data folder; None where the set comes with a package
     reader: str | None = None  # of recordings of events: module:function from the data folder to an EventSet
+    boxes: bool = False  # whether its samples are images of PASCAL VOC's layout, with boxes
 
 
 DATA_SETS = (
@@ -47,6 +48,15 @@ DATA_SETS = (
         "no licence given (Krizhevsky)",
         "fetched by torchvision on first use, or put the batch files in cifar-10-batches-py",
         "cifar-10-batches-py",
+    ),
+    DataSet(
+        "PASCAL VOC",
+        ("voc",),
+        "16,551 images of 2007 and 2012 to train, 4,952 of 2007 to test, 20 classes",
+        "flickr's terms of use (Everingham et al.)",
+        "fetched by torchvision on first use, or put VOCdevkit, with VOC2007 and VOC2012, in the data folder",
+        "VOCdevkit",
+        boxes=True,
     ),
     DataSet(
         "N-MNIST",

@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -43,10 +44,7 @@ def _from_torchvision(
     10,000 test images are the official ones. Raises InputError where the files are missing and cannot be fetched, or are
     damaged.
     """
-    try:
-        from torchvision import datasets
-    except (ImportError, RuntimeError) as error:
-        raise InputError(f"{kind} needs torchvision: pip install 'fptt[vision]' ({error})") from None
+    datasets = torchvision(kind).datasets
     sets = []
     for train in (True, False):
         try:
@@ -67,6 +65,15 @@ def _from_torchvision(
         x = x if x.dim() == 3 else x.permute(0, 3, 1, 2)
         sets.append(Samples(x.contiguous().float() / 255, y, "train" if train else "test"))
     return *split(sets[0], validation_size, ("train", "validation"), seed), sets[1]
+
+
+def torchvision(what: str) -> ModuleType:
+    """The package, for ``what`` needs it. Raises InputError where there is none that fits torch."""
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as error:
+        raise InputError(f"{what} needs torchvision: pip install 'fptt[vision]' ({error})") from None
+    return torchvision
 
 
 def _damaged(kind: str, folder: Path, what: str) -> InputError:

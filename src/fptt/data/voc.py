@@ -1,7 +1,6 @@
 """PASCAL VOC 2007 and 2012 (Everingham et al. 2010), and folders of that layout: images in squares, with their objects.
 
-A folder of the layout holds Annotations/NAME.xml, JPEGImages/NAME.jpg and ImageSets/Main/LIST.txt, one NAME a line. Boxes in
-its files are 1-based and inclusive; here they are (xmin - 1, ymin - 1, xmax, ymax), in continuous coordinates.
+A folder of the layout holds Annotations/NAME.xml, JPEGImages/NAME.jpg and ImageSets/Main/LIST.txt, one NAME a line.
 """
 
 import warnings
@@ -9,16 +8,15 @@ from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from xml.etree.ElementTree import Element, ParseError
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fptt.data import catalogue, store
-from fptt.data.images import first_line
-from fptt.data.letterbox import letterbox, letterboxed
+from fptt.data import annotations, catalogue, store
+from fptt.data.boxes import PADDING
+from fptt.data.images import first_line, torchvision
 from fptt.data.samples import Rows, Samples
 from fptt.errors import InputError
 
@@ -27,24 +25,8 @@ CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 FORMAT = 1  # of the files; raised when what makes them changes
-PADDING = -1  # label of rows of targets that are no object
 
 Training = Literal["07+12 train", "07+12 trainval", "07 train", "07 trainval"]
-
-
-class Object(NamedTuple):
-    """One annotated object: the name of its class, its box in pixels of the image, and whether it is too difficult to count."""
-
-    name: str
-    box: tuple[float, float, float, float]
-    difficult: bool
-
-
-class Annotation(NamedTuple):
-    """What a file of Annotations/ says of an image: its objects, and its (width, height) if given."""
-
-    objects: list[Object]
-    size: tuple[int, int] | None
 
 
 def sets(root: Path, size: int, train: Training = "07+12 train", cache: Path | None = None) -> tuple[Samples, Samples, Samples]:
@@ -64,6 +46,12 @@ def sets(root: Path, size: int, train: Training = "07+12 train", cache: Path | N
     return load(folders, lists, size, CLASSES, cache or catalogue.cache_folder(root))
 
 
+def listed(root: Path, *names: str) -> list[Path]:
+    """The images of these lists of 2007 and 2012, as far as they are in ``root``/VOCdevkit."""
+    folders = sorted((root / "VOCdevkit").glob("VOC20*"))
+    return list(dict.fromkeys(image for folder in folders for name in names for image in _images(folder, name)))
+
+
 def own(
     folder: Path, size: int, classes: Sequence[str] | None = None, cache: Path | None = None
 ) -> tuple[Samples, Samples, Samples]:
@@ -77,7 +65,7 @@ def own(
 
 def classes_of(folder: Path) -> tuple[str, ...]:
     """The names of all objects in the annotations of a folder of VOC's layout, in alphabetical order."""
-    found = {thing.name for path in folder.glob("Annotations/*.xml") for thing in annotation(path).objects}
+    found = {thing.name for path in folder.glob("Annotations/*.xml") for thing in annotations.read(path).objects}
     if not found:
         raise InputError(f"{folder / 'Annotations'} names no object: give a folder of VOC's layout")
     return tuple(sorted(found))
@@ -90,7 +78,7 @@ def load(
 
     Inputs are uint8 [images, 3, size, size], RGB, letterboxed, made once and kept in a memory-mapped file below ``cache``.
     Targets are float32 [images, objects, 6], in each row (label, x1, y1, x2, y2, difficult), the label counted from 0 in
-    ``classes``, the box in pixels of the square; rows of padding have label -1. Boxes are clipped to their image, with a
+    ``classes``, the box in pixels of the square; rows of padding are -1 all through. Boxes are clipped to their image, with a
     warning.
     Raises InputError, naming the file, where one is missing, damaged or contradicts another, and where an image to train on is
     also one to validate or test on.
@@ -99,7 +87,7 @@ def load(
     for wanted, use in zip(lists, ("train", "validate", "test"), strict=True):
         images = [] if wanted is None else [name for folder in folders for name in _images(folder, wanted)]
         if wanted and not images:
-            raise InputError(f"no image to {use} on: {' and '.join(str(_list(folder, wanted)) for folder in folders)}")
+            raise InputError(f"no image to {use} on: {_list(folders[-1], wanted)} is missing or empty")
         if sets and (both := set(sets[0]) & set(images)):
             raise InputError(f"{min(both)} is both in {lists[0]}.txt and in {wanted}.txt: train on one, {use} on another")
         sets.append(images)
@@ -111,38 +99,6 @@ def load(
         Samples(Rows(x, row), y[row], name) for row, name in zip(rows, ("train", "validation", "test"), strict=True)
     )
     return train, validation, test
-
-
-def annotation(path: Path) -> Annotation:
-    """What the annotation of one image says. Raises InputError, naming the file, where it is missing or damaged."""
-    try:
-        from defusedxml import ElementTree
-    except ImportError as error:
-        raise InputError(f"PASCAL VOC needs the package defusedxml: pip install 'fptt[vision]' ({error})") from None
-    try:
-        root = ElementTree.parse(path, forbid_dtd=True).getroot()
-        objects = [_object(node) for node in root.findall("object")]
-        size = None if root.find("size") is None else (int(_text(root, "size/width")), int(_text(root, "size/height")))
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror})") from None
-    except (ParseError, ValueError) as error:  # DefusedXmlException is a ValueError
-        raise InputError(f"{path} is damaged ({' '.join(str(error).split())}): repair or remove it") from None
-    return Annotation(objects, size)
-
-
-def _object(node: Element) -> Object:
-    name = _text(node, "name")
-    xmin, ymin, xmax, ymax = (float(_text(node, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-    if not (np.isfinite((xmin, ymin, xmax, ymax)).all() and xmin <= xmax and ymin <= ymax):
-        raise ValueError(f"the box of a {name} runs from ({xmin:g}, {ymin:g}) to ({xmax:g}, {ymax:g})")
-    return Object(name, (xmin - 1, ymin - 1, xmax, ymax), (node.findtext("difficult") or "0").strip() == "1")
-
-
-def _text(node: Element, path: str) -> str:
-    text = (node.findtext(path) or "").strip()
-    if not text:
-        raise ValueError(f"an {node.tag} lacks its {path}")
-    return text
 
 
 def _list(folder: Path, name: str) -> Path:
@@ -160,19 +116,14 @@ def _images(folder: Path, name: str) -> list[Path]:
     return [folder / "JPEGImages" / f"{line.split()[0]}.jpg" for line in dict.fromkeys(lines) if line.strip()]
 
 
-def _annotation_of(image: Path) -> Path:
-    return image.parent.parent / "Annotations" / f"{image.stem}.xml"
-
-
 def _fetch(root: Path, folder: Path, name: str) -> None:
     """Have torchvision fetch VOC's list ``name`` and its images, unless the list is there."""
     if _list(folder, name).is_file():
         return
-    from torchvision.datasets import VOCDetection
-
+    datasets = torchvision("PASCAL VOC").datasets
     year = folder.name.removeprefix("VOC")
     try:
-        VOCDetection(str(root), year, name, download=True)
+        datasets.VOCDetection(str(root), year, name, download=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"PASCAL VOC {year} {name} is not under {root} and could not be fetched ({first_line(error)}): "
@@ -183,12 +134,12 @@ def _fetch(root: Path, folder: Path, name: str) -> None:
 def _stored(images: list[Path], size: int, classes: tuple[str, ...], cache: Path) -> tuple[Tensor, Tensor]:
     """Squares and targets of ``images``, made anew if any file has changed."""
     files = sha256()
-    for path in (file for image in images for file in (image, _annotation_of(image))):
+    for path in (file for image in images for file in (image, annotations.path_of(image))):
         try:
             stat = path.stat()
         except OSError as error:
             raise InputError(f"{path} is missing ({error.strerror}): a list names it") from None
-        files.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        files.update(f"{'/'.join(path.parts[-3:])} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     settings = {"format": FORMAT, "set": "voc", "size": size, "classes": classes, "files": files.hexdigest()}
     write = partial(_write, images, size, classes)
     place = store.made(cache, "voc", settings, write, what="images", smaller="--size")
@@ -200,7 +151,7 @@ def _write(images: list[Path], size: int, classes: tuple[str, ...], folder: Path
     targets, clipped = [], 0
     with store.bar("letterboxing", "images", len(images)) as advance, store.Growing(folder / "x.npy") as file:
         for path in images:
-            square, target, outside = _sample(path, size, classes)
+            square, target, outside = annotations.letterboxed_sample(path, size, classes)
             file.append(square.numpy())
             targets.append(target)
             clipped += outside
@@ -209,31 +160,3 @@ def _write(images: list[Path], size: int, classes: tuple[str, ...], folder: Path
         warnings.warn(f"fptt: {clipped} boxes reached beyond their images and were clipped", stacklevel=4)
     np.save(folder / "y.npy", nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=PADDING).numpy())
     return {"images": len(images), "objects": sum(len(target) for target in targets), "clipped": clipped}
-
-
-def _sample(path: Path, size: int, classes: tuple[str, ...]) -> tuple[Tensor, Tensor, int]:
-    """An image in its square, its objects [objects, 6], and how many of their boxes were clipped."""
-    from torchvision.io import ImageReadMode, decode_image
-
-    source = _annotation_of(path)
-    noted = annotation(source)
-    try:
-        image = decode_image(str(path), ImageReadMode.RGB)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{path} is no readable image ({first_line(error)}): replace it, or remove it from the lists"
-        ) from None
-    height, width = image.shape[1:]
-    if noted.size not in (None, (width, height)):
-        raise InputError(f"{source} is of an image of {noted.size}, but {path} has (width, height) {(width, height)}")
-    square, scale, corner = letterbox(image, size)
-    rows, clipped = [], 0
-    for name, box, difficult in noted.objects:
-        if name not in classes:
-            raise InputError(f"{source}: unknown class '{name}', not one of {', '.join(classes)}")
-        inside = tuple(min(max(side, 0.0), limit) for side, limit in zip(box, (width, height) * 2, strict=True))
-        if inside[0] >= inside[2] or inside[1] >= inside[3]:
-            raise InputError(f"{source}: the box of a {name} lies outside the image of {width} x {height}: {list(box)}")
-        clipped += inside != box
-        rows.append([classes.index(name), *letterboxed(torch.tensor(inside), scale, corner).tolist(), float(difficult)])
-    return square, torch.tensor(rows, dtype=torch.float32).view(-1, 6), clipped
