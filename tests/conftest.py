@@ -39,7 +39,7 @@ def data():
     return Path(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def torchvision():
     """torchvision, whose builds fit one build of torch each."""
     try:
