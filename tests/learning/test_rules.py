@@ -131,6 +131,26 @@ def test_every_rule_trains_every_network(rule, network):
     assert torch.isnan(results[-1].firing_rate) if network in ("lstm", "rnn", "own") else 0 < results[-1].firing_rate < 1
 
 
+@pytest.mark.parametrize("pieces", [2, 3, 7])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_batch_in_pieces_gives_the_same_updates(rule, pieces):
+    torch.manual_seed(0)
+    whole = SequenceModel(3, (6, 5), 4, initial_v="zero").double()
+    parted = SequenceModel(3, (6, 5), 4, initial_v="zero").double()
+    parted.load_state_dict(whole.state_dict())
+    sequence, target = torch.randn(6, 7, 3, dtype=torch.float64), torch.arange(7) % 4
+    results = []
+    for model, accumulate in ((whole, 1), (parted, pieces)):
+        parts = number_of_parts(rule, 6, 3 if rule == "tbptt" else None)
+        optimizer = make_optimizer(rule, torch.optim.SGD(model.parameters(), lr=0.1), max_norm=1.0)
+        trainer = SequenceTrainer(model, StepLoss(cross_entropy, parts), optimizer, parts, accumulate=accumulate)
+        results.append([trainer(sequence, target) for _ in range(3)][-1])
+    for mine, expected in zip(parted.parameters(), whole.parameters(), strict=True):
+        assert_close(mine, expected)
+    for mine, expected in zip(*results, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-9, check_dtype=False)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_sequence_of_one_step(rule):
     model, sequence, target = ltc_problem(steps=1)

@@ -13,6 +13,7 @@ so BPTT, truncated BPTT and FPTT differ in nothing else and train the same model
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -81,6 +82,19 @@ class Trained(NamedTuple):
     firing_rate: Tensor  # spikes per neuron and step, mean over the sequence, scalar
 
 
+@dataclass
+class Piece:
+    """Some samples of a batch on their way through the sequence."""
+
+    sequence: Tensor
+    target: Tensor
+    share: float  # of the batch
+    state: State
+    rate: Tensor  # sum of the firing rates so far
+    output: Tensor = field(init=False)  # at the end of the last part, and ...
+    criterion: Tensor = field(init=False)  # ... the criterion there
+
+
 class SequenceTrainer:
     """``trainer(sequence, target)`` trains ``model`` on one batch of sequences.
 
@@ -91,6 +105,8 @@ class SequenceTrainer:
         parts: number of updates per sequence.
         compiled: run the steps through torch's compiler. With one update per time step the whole of a step is one graph (see
             ``fptt.learning.step``); with fewer, the steps of the network are compiled, and so are FPTT's updates.
+        accumulate: at each update, pass the batch through in so many pieces one after the other and add their gradients: less
+            memory for the same update, but for batch norms, whose statistics are then those of a piece.
         recompute: within a part, keep only the states after every so many steps and compute what lies between anew for the
             backward pass: less memory for about a third more time (Chen et al. 2016, arXiv 1604.06174). None keeps everything.
     """
@@ -103,10 +119,11 @@ class SequenceTrainer:
         parts: int,
         compiled: bool = False,
         *,
+        accumulate: int = 1,
         recompute: int | None = None,
     ):
         self.model, self.loss, self.optimizer, self.parts, self.compiled = model, loss, optimizer, parts, compiled
-        self.recompute = recompute
+        self.accumulate, self.recompute = accumulate, recompute
         self._step = CompiledStep(model, loss, optimizer)
         self._update = CompiledUpdate(optimizer).step if isinstance(optimizer, FPTT) else optimizer.step
         self._advance, self._finish = or_eager(self.advance), or_eager(self.finish)
@@ -130,28 +147,37 @@ class SequenceTrainer:
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
         """Train on ``sequence`` [time, batch, ...] towards ``target``; one update per part."""
         numbers = torch.arange(self.parts, device=sequence.device)
-        state = states.initialise(self.model, sequence[0])
-        rate = torch.zeros((), device=sequence.device)
-        if self.compiled and self.parts == len(sequence):
+        if self.compiled and self.parts == len(sequence) and self.accumulate == 1:
+            state = states.initialise(self.model, sequence[0])
+            rate = torch.zeros((), device=sequence.device)
             with self._step:
                 for t in range(len(sequence)):  # a tensor that is iterated over makes all its views beforehand
                     output, criterion, z, state = self._step(sequence[t], state, target, numbers[t])
                     rate += z
             return Trained(output, criterion, rate / len(sequence))
-        advance, finish = (self._advance, self._finish) if self.compiled else (self.advance, self.finish)
-        update: Any = self._update if self.compiled else self.optimizer.step
+        finish, update = (self._finish, self._update) if self.compiled else (self.finish, self.optimizer.step)
+        advance = self._advance if self.compiled else self.advance
+        parted = sequence.chunk(self.accumulate, 1), target.chunk(self.accumulate)
+        pieces = [
+            Piece(x, y, len(y) / len(target), states.initialise(self.model, x[0]), torch.zeros((), device=x.device))
+            for x, y in zip(*parted, strict=True)
+        ]
         start = 0
         for number, end in zip(numbers, part_ends(len(sequence), self.parts), strict=True):
-            for segment in sequence[start:end].split(self.recompute or len(sequence)) if end > start else ():
-                state, z = self._through(segment, state, advance)
-                rate += z
             self.optimizer.zero_grad()
-            objective, criterion, output, state, z = finish(sequence[end], state, target, number)
-            objective.backward()
+            for piece in pieces:
+                for segment in piece.sequence[start:end].split(self.recompute or len(sequence)) if end > start else ():
+                    piece.state, z = self._through(segment, piece.state, advance)
+                    piece.rate += z
+                objective, *kept = finish(piece.sequence[end], piece.state, piece.target, number)
+                (piece.share * objective).backward()
+                piece.criterion, piece.output, piece.state, z = kept
+                piece.rate += z
             update()
-            rate += z
             start = end + 1
-        return Trained(output, criterion, rate / len(sequence))
+        loss = torch.stack([piece.share * piece.criterion for piece in pieces]).sum()
+        rate = torch.stack([piece.share * piece.rate for piece in pieces]).sum() / len(sequence)
+        return Trained(torch.cat([piece.output for piece in pieces]), loss, rate)
 
     def _through(self, segment: Tensor, state: State, advance: Callable[..., Any]) -> tuple[State, Tensor]:
         """The state after the steps of ``segment`` [time, batch, ...] inside a part, and their firing rates' sum."""

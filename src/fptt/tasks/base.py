@@ -44,6 +44,8 @@ class Task:
     batch_size: int = option(128, "samples per update")
     hidden: tuple[int, ...] = option((128,), "neurons of each layer, bottom first")
     parts: int | None = option(None, "updates per sequence (FPTT-K); default: one per time step for fptt, 10 for tbptt")
+    accumulate: int = option(1, "pass each batch through in so many pieces before an update: less memory, the same update")
+    precision: Literal["float32", "tf32", "bfloat16"] = option("float32", "tf32: matrix products of a GPU; bfloat16: mixed")
     recompute: int | None = option(None, "keep only every so many states of a part, recompute the rest: less memory for bptt")
     optimizer: Literal["adamax", "adam", "sgd"] = option("adamax", "base optimizer")
     lr: float = option(3e-3, "learning rate")
@@ -117,6 +119,8 @@ class Task:
             raise InputError(f"--hidden needs at least one layer of at least one neuron, got {list(self.hidden)}")
         if self.calibrate < 0:
             raise InputError(f"--calibrate must be at least 0 batches, got {self.calibrate}")
+        if not 1 <= self.accumulate <= self.batch_size:
+            raise InputError(f"--accumulate must lie from 1 to the batch size {self.batch_size}, got {self.accumulate}")
         if self.recompute is not None and self.recompute < 1:
             raise InputError(f"--recompute must be at least 1 time step, got {self.recompute}")
         if not self.lr > 0:

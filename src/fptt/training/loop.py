@@ -35,6 +35,22 @@ class Report(Protocol):
     def epoch(self, row: dict[str, Any]) -> None: ...
 
 
+class Mixed(nn.Module):
+    """``model`` with matrix products and convolutions in bfloat16; weights, states and outputs stay in float32."""
+
+    def __init__(self, model: nn.Module, device: str):
+        super().__init__()
+        self.model, self.device = model, device
+
+    def initial_state(self, x: Tensor) -> states.State:
+        return states.initialise(self.model, x)
+
+    def forward(self, x: Tensor, state: states.State = None) -> tuple[Tensor, states.State]:
+        with torch.autocast(self.device, torch.bfloat16):
+            output, state = self.model(x, state)
+        return output.float(), states.map_state(lambda t: t.float() if t.is_floating_point() else t, state)
+
+
 class Stopped(Exception):
     """Training was asked to stop and has saved where it was."""
 
@@ -83,9 +99,18 @@ class Trainer:
         self.optimizer: Optimizer = make_optimizer(
             task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
         )
-        parts, compiled = task.number_of_parts, bool(task.compile)
-        self.trainer = SequenceTrainer(self.model, self.loss, self.optimizer, parts, compiled, recompute=task.recompute)
+        torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
+        self.stepped = Mixed(self.model, self.device.type) if task.precision == "bfloat16" else self.model
         self._compiled_infer = or_eager(self.infer)
+        self.trainer = SequenceTrainer(
+            self.stepped,
+            self.loss,
+            self.optimizer,
+            task.number_of_parts,
+            bool(task.compile),
+            accumulate=task.accumulate,
+            recompute=task.recompute,
+        )
         self.epoch = self.batch = 0  # the next to train
         self.seconds = 0.0  # spent training, validation left out
         self.steps = 0  # time steps trained
@@ -200,7 +225,7 @@ class Trainer:
 
     def infer(self, x_t: Tensor, state: states.State) -> tuple[Tensor, states.State, Tensor]:
         """A step without learning: output, state and firing rate."""
-        output, state = self.model(x_t, state)
+        output, state = self.stepped(x_t, state)
         return output, state, states.firing_rate(state)
 
     def summary(self, train: Samples, test: Samples) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""The detection task, from a folder of images to a tested detector."""
+
+import json
+
+import pytest
+import torch
+
+import voc_files
+from fptt import InputError
+from fptt.detection.head import Head
+from fptt.tasks.voc import VOC, DetectionTotals
+from fptt.training.metrics import Totals
+
+SMALL = ("--size", "32", "--width", "0.1", "--length", "2", "--batch-size", "2", "--epochs", "1", "--threads", "1")
+
+
+@pytest.fixture
+def folder(tmp_path, torchvision, monkeypatch):
+    monkeypatch.setenv("FPTT_CACHE", str(tmp_path / "cache"))
+    return voc_files.write(tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--rule", "bptt"),
+        ("--neuron", "relu", "--length", "1", "--norm", "shared"),
+        ("--readout", "liquid", "--accumulate", "2", "--norm", "none"),
+        ("--precision", "bfloat16", "--test", "train", "--training-size", "2"),
+    ],
+    ids=" ".join,
+)
+def test_a_folder_of_images_becomes_a_tested_detector(options, folder, run):
+    status, out, err = run("train", "voc", "--folder", str(folder), *SMALL, *options, "--out", "r", "--json")
+    assert status == 0, err
+    summary = json.loads(out)
+    score = summary["train_map50" if "--test" in options else "test_map50"]
+    assert 0 <= score <= 1
+    assert summary["size"] == 32
+    status, out, err = run("evaluate", "r", "--split", "validation", "--json")
+    assert status == 0, err
+    assert 0 <= json.loads(out)["map50"] <= 1
+    status, _, err = run("train", "--resume", "r", "--epochs", "2")
+    assert status == 0, err
+    assert run("plot", "r", "--out", "curves.png")[0] == 0
+
+
+def test_the_score_of_a_set_is_that_of_all_its_images_together():
+    head = Head(2, 64)
+    output = torch.full((2, len(head.cell), 7), -12.0)
+    targets = torch.full((2, 3, 6), -1.0)
+    for image, label in enumerate((0, 1)):
+        box = torch.tensor([[10.0, 12.0, 30.0, 40.0]])
+        row = torch.tensor([3 * 4 + 16 * 2 + 4 * 1 + 1])  # the fine head's third anchor in the cell of the box's centre
+        output[image, row, :4] = head.encode(box, row)
+        output[image, row, 4], output[image, row, 5 + label] = 9.0, 9.0
+        targets[image, 0] = torch.tensor([label, *box[0].tolist(), 0.0])
+    totals = DetectionTotals(head)
+    for image in range(2):
+        totals.add(output[image : image + 1], targets[image : image + 1], torch.tensor(float(image)), torch.tensor(0.5))
+    assert totals.result() == {"loss": 0.5, "firing_rate": 0.5, "map50": 1.0}
+    targets[1, 0, 0] = 0
+    totals.add(output[1:], targets[1:], torch.tensor(0.0), torch.tensor(0.5))
+    assert totals.result()["map50"] < 1
+    assert Totals(None).result().keys() == {"loss", "firing_rate"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 100}, "--size must be a positive multiple of 32"),
+        ({"width": 0.0}, "--width must be positive"),
+        ({"length": 0}, "--length must be at least 1"),
+        ({"smoothing": 1.0}, r"--smoothing must lie in \[0, 1\)"),
+        ({"dropout": -0.1}, r"--dropout must lie in \[0, 1\)"),
+        ({"mosaic": 2.0}, r"--mosaic must lie in \[0, 1\]"),
+        ({"accumulate": 0}, "--accumulate must lie from 1 to the batch size"),
+    ],
+)
+def test_wrong_settings_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        VOC(**options)
+
+
+def test_what_means_nothing_to_a_detector_is_no_option(run):
+    status, _, err = run("train", "voc", "--hidden", "3")
+    assert status == 2
+    assert "--hidden" in err
