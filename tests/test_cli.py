@@ -268,7 +268,7 @@ def test_export_of_a_run(run, trained):
     assert run("export", "first", "--out", "step.onnx")[2].count("\n") == 1
 
 
-@pytest.mark.parametrize("channels", [[], ["--channels", "2"]], ids=["dense", "convolutional"])
+@pytest.mark.parametrize("channels", [[], ["--channels", "2"], ["--detector", "32"]], ids=["dense", "convolutional", "detector"])
 def test_benchmark(run, tmp_path, channels):
     words = ["--rules", "fptt", "--values", "2", "3", "--width", "4", "--batch-size", "2", "--repeats", "1", "--eager"]
     status, out, err = run("benchmark", *words, *channels, "--out", "measured", "--json")
@@ -285,6 +285,7 @@ def test_benchmark(run, tmp_path, channels):
         (["--values", "0"], "--time-steps must be at least 1"),
         (["--out", "nowhere/measured"], "there is no folder nowhere"),
         (["--values", "2", "--channels", "2", "2", "2", "2", "2", "--eager"], "leaves nothing of a map"),
+        (["--values", "2", "--detector", "33", "--eager"], "size must be a positive multiple of 32"),
     ],
 )
 def test_benchmarks_that_cannot_be(run, words, message):

@@ -19,11 +19,14 @@ from typing import Any
 import torch
 
 import fptt
+from fptt.detection.head import Head
+from fptt.detection.loss import DetectionLoss
 from fptt.errors import InputError
-from fptt.learning.losses import StepLoss
+from fptt.learning.losses import Criterion, StepLoss
 from fptt.learning.rules import Rule, SequenceTrainer, make_optimizer, number_of_parts
 from fptt.models.convolutional import ConvolutionalModel
 from fptt.models.sequence import SequenceModel
+from fptt.models.spyv4 import SPYv4
 from fptt.training.metrics import machine
 
 VARIED = ("time_steps", "batch_size", "width")
@@ -34,7 +37,7 @@ class Point:
     """What is measured: ``layers`` recurrent layers of ``width`` neurons and a liquid readout of 10 classes, on noise.
 
     With ``channels``, convolutional layers of so many channels, each pooled by 2, on images of 28 x 28 as a constant current,
-    and one dense layer of ``width``.
+    and one dense layer of ``width``. With ``detector``, SPYv4 at its full width on images of that size, and its own loss.
     """
 
     rule: Rule = "fptt"
@@ -45,6 +48,7 @@ class Point:
     layers: int = 2
     inputs: int = 1
     channels: tuple[int, ...] = ()
+    detector: int = 0
     compiled: bool = True
     device: str = "cpu"
     threads: int = 0
@@ -53,13 +57,28 @@ class Point:
 def network(point: Point) -> tuple[torch.nn.Module, torch.Tensor]:
     """The network of ``point``, and its input [time, batch, ...]."""
     steps, batch = point.time_steps, point.batch_size
-    if not point.channels:
-        model = SequenceModel(point.inputs, (point.width,) * point.layers, 10, neuron=point.neuron)
+    options: dict[str, Any] = {"neuron": point.neuron}
+    if not (point.channels or point.detector):
+        model: torch.nn.Module = SequenceModel(point.inputs, (point.width,) * point.layers, 10, **options)
         return model, torch.rand(steps, batch, point.inputs)
-    pool = (2,) * len(point.channels)
-    options: dict[str, Any] = {"pool": pool, "neuron": point.neuron, "norm_steps": steps}
-    image = torch.rand(batch, 1, 28, 28)
-    return ConvolutionalModel((1, 28, 28), point.channels, (point.width,), 10, **options), image.expand(steps, -1, -1, -1, -1)
+    options["norm_steps"] = steps
+    if point.detector:
+        model, shape = SPYv4(size=point.detector, **options), (3, point.detector, point.detector)
+    else:
+        shape = (1, 28, 28)
+        pool = (2,) * len(point.channels)
+        model = ConvolutionalModel(shape, point.channels, (point.width,), 10, pool=pool, **options)
+    return model, torch.rand(batch, *shape).expand(steps, -1, -1, -1, -1)
+
+
+def criterion_and_target(point: Point) -> tuple[Criterion, torch.Tensor]:
+    """What the output of the network of ``point`` is held to."""
+    if not point.detector:
+        return torch.nn.functional.cross_entropy, torch.randint(0, 10, (point.batch_size,))
+    corners = torch.rand(point.batch_size, 3, 2, 2).sort(dim=2).values * point.detector  # three boxes an image
+    classes = torch.randint(0, 20, (point.batch_size, 3, 1))
+    target = torch.cat((classes, corners.flatten(2), torch.zeros_like(classes)), dim=2)
+    return DetectionLoss(Head(20, point.detector)), target
 
 
 class Sequences:
@@ -75,10 +94,11 @@ class Sequences:
         parts = number_of_parts(point.rule, point.time_steps, None)
         base = torch.optim.Adamax(model.parameters(), lr=1e-3)
         self.optimizer = make_optimizer(point.rule, base, max_norm=1.0)
-        loss = StepLoss(torch.nn.functional.cross_entropy, parts).to(self.device)
+        criterion, target = criterion_and_target(point)
+        loss = StepLoss(criterion, parts).to(self.device)
         self.trainer = SequenceTrainer(model, loss, self.optimizer, parts, point.compiled)
         self.sequence = x.to(self.device)
-        self.target = torch.randint(0, 10, (point.batch_size,), device=self.device)
+        self.target = target.to(self.device)
         self.parameters = sum(p.numel() for p in model.parameters())
 
     def run(self) -> float:

@@ -28,6 +28,7 @@ def run(arguments: list[str]) -> int:
         value = getattr(defaults, name)
         add(f"--{name.replace('_', '-')}", type=int, default=value, help=f"where it does not vary ({value})")
     add("--channels", type=int, nargs="+", default=[], help="convolutional layers of so many channels, on images of 28 x 28")
+    add("--detector", type=int, default=0, metavar="SIZE", help="the detector SPYv4 on images of SIZE x SIZE")
     add("--repeats", type=int, default=5, help="sequences of each, of whose times the median counts (5)")
     add("--eager", action="store_true", help="without the compiler")
     add("--device", default=defaults.device, help="torch device (cpu)")
@@ -44,7 +45,7 @@ def run(arguments: list[str]) -> int:
         raise InputError(f"there is no folder {options.out.parent}: choose another --out")
 
     console = Console(stderr=True, quiet=options.json, highlight=False)
-    shared = {name: getattr(options, name) for name in (*VARIED, "neuron", "layers", "inputs", "device", "threads")}
+    shared = {name: getattr(options, name) for name in (*VARIED, "neuron", "layers", "inputs", "detector", "device", "threads")}
     shared["channels"] = tuple(options.channels)
     rows = []
     for value in options.values:
