@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from fptt.data.samples import Samples, split
 from fptt.errors import InputError
 
+SIZES = {"MNIST": (60_000, 10_000), "FashionMNIST": (60_000, 10_000), "CIFAR10": (50_000, 10_000)}  # to train, to test
+
 
 def digits(seed: int = 0) -> tuple[Samples, Samples, Samples]:
     """scikit-learn's 1,797 handwritten digits [8, 8]: 1,297 to train, 200 to validate, 300 to test, split with ``seed``."""
@@ -25,13 +27,12 @@ def digits(seed: int = 0) -> tuple[Samples, Samples, Samples]:
 
 def mnist(folder: Path, validation_size: int, seed: int = 0, kind: str = "MNIST") -> tuple[Samples, Samples, Samples]:
     """MNIST or another set of its layout in torchvision, [28, 28]: see ``_from_torchvision``."""
-    shape = (60_000, 28, 28)
-    return _from_torchvision(kind, folder, f"{kind}/raw", shape=shape, validation_size=validation_size, seed=seed)
+    return _from_torchvision(kind, folder, f"{kind}/raw", shape=(28, 28), validation_size=validation_size, seed=seed)
 
 
 def cifar10(folder: Path, validation_size: int, seed: int = 0) -> tuple[Samples, Samples, Samples]:
     """CIFAR-10, [3, 32, 32]: see ``_from_torchvision``."""
-    shape, below = (50_000, 32, 32, 3), "cifar-10-batches-py"
+    shape, below = (32, 32, 3), "cifar-10-batches-py"
     return _from_torchvision("CIFAR10", folder, below, shape=shape, validation_size=validation_size, seed=seed)
 
 
@@ -40,8 +41,8 @@ def _from_torchvision(
 ) -> tuple[Samples, Samples, Samples]:
     """Training, validation and test images of a class of torchvision, from ``folder``/``below`` or fetched into ``folder``.
 
-    ``shape`` is that of all training images as bytes, colours last. The validation set is drawn from them with ``seed``; the
-    10,000 test images are the official ones. Raises InputError where the files are missing and cannot be fetched, or are
+    ``shape`` is that of an image as bytes, colours last. The validation set is drawn from the training images with ``seed``;
+    the test images are the official ones. Raises InputError where the files are missing and cannot be fetched, or are
     damaged.
     """
     datasets = torchvision(kind).datasets
@@ -59,7 +60,7 @@ def _from_torchvision(
         except (ValueError, IndexError, AssertionError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise _damaged(kind, folder / below, first_line(error)) from None
         x, y = torch.as_tensor(data.data), torch.as_tensor(data.targets)
-        expected = (shape[0] if train else 10_000, *shape[1:])
+        expected = (SIZES[kind][not train], *shape)
         if x.shape != expected or len(y) != len(x):
             raise _damaged(kind, folder / below, f"expected images {list(expected)}, found {len(y)} labels and {list(x.shape)}")
         x = x if x.dim() == 3 else x.permute(0, 3, 1, 2)
