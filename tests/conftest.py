@@ -1,7 +1,9 @@
 """Fixtures: golden vectors and real data, found through $FPTT_GOLDEN and $FPTT_DATA; tests skip where they are absent."""
 
+import importlib.util
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,23 @@ def torchvision():
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"torchvision does not fit this torch: {error}")
     return torchvision
+
+
+@pytest.fixture(scope="session")
+def benchmark():
+    """benchmark(name) imports a script of benchmarks/."""
+    folder = Path(__file__).parent.parent / "benchmarks"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+
+        def load(name):
+            spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+            module = importlib.util.module_from_spec(spec)
+            patch.setitem(sys.modules, name, module)
+            spec.loader.exec_module(module)
+            return module
+
+        yield load
 
 
 @pytest.fixture

@@ -1,31 +1,11 @@
 """What the library is measured against computes the same."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from fptt.learning.losses import StepLoss
 from fptt.learning.rules import SequenceTrainer, make_optimizer
 from fptt.models.sequence import SequenceModel
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    """benchmark(name) imports a script of benchmarks/."""
-    folder = Path(__file__).parent.parent / "benchmarks"
-    monkeypatch.syspath_prepend(folder)
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 def test_the_naive_loop_trains_as_the_library_does(benchmark):
