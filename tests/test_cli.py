@@ -268,7 +268,7 @@ def test_export_of_a_run(run, trained):
     assert run("export", "first", "--out", "step.onnx")[2].count("\n") == 1
 
 
-@pytest.mark.parametrize("channels", [[], ["--channels", "2"], ["--detector", "32"]], ids=["dense", "convolutional", "detector"])
+@pytest.mark.parametrize("channels", [[], ["--channels", "2"], ["--detector", "32"]], ids=["dense", "conv", "detector"])
 def test_benchmark(run, tmp_path, channels):
     words = ["--rules", "fptt", "--values", "2", "3", "--width", "4", "--batch-size", "2", "--repeats", "1", "--eager"]
     status, out, err = run("benchmark", *words, *channels, "--out", "measured", "--json")

@@ -75,6 +75,7 @@ def test_the_score_of_a_set_is_that_of_all_its_images_together():
         ({"smoothing": 1.0}, r"--smoothing must lie in \[0, 1\)"),
         ({"dropout": -0.1}, r"--dropout must lie in \[0, 1\)"),
         ({"mosaic": 2.0}, r"--mosaic must lie in \[0, 1\]"),
+        ({"anchors": (1.0, 2.0)}, "--anchors must be twelve positive numbers"),
         ({"accumulate": 0}, "--accumulate must lie from 1 to the batch size"),
     ],
 )

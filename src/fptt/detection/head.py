@@ -37,7 +37,7 @@ class Head(nn.Module):
     def __init__(self, classes: int, size: int, anchors: Tensor | None = None):
         super().__init__()
         if anchors is None:
-            anchors = torch.tensor(REFERENCE_ANCHORS) * (size / REFERENCE_SIZE)
+            anchors = torch.tensor(REFERENCE_ANCHORS, dtype=torch.float32) * (size / REFERENCE_SIZE)
         anchors = torch.as_tensor(anchors, dtype=torch.float32)
         if anchors.shape != (len(STRIDES), ANCHORS, 2) or not (anchors > 0).all():
             raise ValueError(f"anchors must be positive and of shape {[len(STRIDES), ANCHORS, 2]}, got {list(anchors.shape)}")

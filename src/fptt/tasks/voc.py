@@ -12,11 +12,11 @@ from fptt.data import boxes, voc
 from fptt.data.samples import Samples
 from fptt.detection import Detections
 from fptt.detection.average_precision import average_precision
-from fptt.detection.head import Head, detections
+from fptt.detection.head import REFERENCE_ANCHORS, REFERENCE_SIZE, Head, detections
 from fptt.detection.loss import DetectionLoss
 from fptt.errors import InputError
 from fptt.learning.losses import Criterion
-from fptt.models.spyv4 import STRIDES, DetectorReadout, SPYv4
+from fptt.models.spyv4 import ANCHORS, STRIDES, DetectorReadout, SPYv4
 from fptt.tasks.base import Task, option
 from fptt.training.metrics import Metric, Totals
 
@@ -43,6 +43,10 @@ class VOC(Task):
     test: Literal["test", "train"] = option("test", "test on VOC's test set, or on the images trained on, to see them learnt")
     size: int = option(416, "height and width of the input in pixels, a multiple of 32")
     width: float = option(1.0, "factor of all numbers of channels")
+    anchors: tuple[float, ...] = option(
+        tuple(side for head in REFERENCE_ANCHORS for anchor in head for side in anchor),
+        "width and height of three anchors of the coarse head, then of the fine one, for an input of 416 x 416",
+    )
     length: int = option(8, "time steps T of an image")
     neuron: Literal["ltc", "alif", "lif", "relu"] = option(  # type: ignore[assignment]
         "ltc", "kind of neuron; relu: leaky rectified units, the network's non-spiking twin"
@@ -77,6 +81,8 @@ class VOC(Task):
         for name in ("dropout", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--{name} must lie in [0, 1), got {getattr(self, name)}")
+        if len(self.anchors) != 2 * ANCHORS * len(STRIDES) or not min(self.anchors) > 0:
+            raise InputError(f"--anchors must be twelve positive numbers, got {list(self.anchors)}")
         boxes.check(self.scale, self.colour, self.mosaic)
         super().__post_init__()
 
@@ -90,7 +96,8 @@ class VOC(Task):
 
     @cached_property
     def head(self) -> Head:
-        return Head(len(self.classes), self.size)
+        anchors = torch.tensor(self.anchors).view(len(STRIDES), ANCHORS, 2) * (self.size / REFERENCE_SIZE)
+        return Head(len(self.classes), self.size, anchors)
 
     def sets(self) -> tuple[Samples, Samples, Samples]:
         if self.folder is None:
