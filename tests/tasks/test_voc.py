@@ -46,6 +46,22 @@ def test_a_folder_of_images_becomes_a_tested_detector(options, folder, run):
     assert run("plot", "r", "--out", "curves.png")[0] == 0
 
 
+def test_a_spiking_network_starts_from_its_twin(folder, run):
+    assert run("train", "voc", "--folder", str(folder), *SMALL, "--neuron", "relu", "--length", "1", "--out", "twin")[0] == 0
+    task = VOC(folder=str(folder), size=32, width=0.1, length=2, start="twin")
+    torch.manual_seed(0)
+    model = task.model()
+    task.prepare(model)
+    ours, theirs = model.state_dict(), torch.load("twin/checkpoints/last.pt")["model"]
+    assert torch.equal(ours["layers.coarse.synapse.weight"], theirs["layers.coarse.synapse.weight"])
+    assert torch.equal(ours["layers.coarse.norm.running_var"], theirs["layers.coarse.norm.running_var"].expand(2, -1))
+    assert set(ours) - set(theirs) == {key for key in ours if ".neuron." in key}
+    status, _, err = run("train", "voc", "--folder", str(folder), *SMALL, "--width", "0.3", "--start", "twin", "--out", "wider")
+    assert status == 2
+    assert "--start twin: its layers.stem2.synapse.weight does not fit" in err
+    assert err.splitlines()[-1].startswith("fptt: --start")
+
+
 def test_the_score_of_a_set_is_that_of_all_its_images_together():
     head = Head(2, 64)
     output = torch.full((2, len(head.cell), 7), -12.0)

@@ -101,6 +101,9 @@ class Task:
         """What a result must say of its data, such as a split that is not official."""
         return {}
 
+    def prepare(self, model: nn.Module) -> None:
+        """Change the fresh ``model`` before its first batch; unless a task does, not at all."""
+
     def training_set(self, train: Samples, epoch: int) -> Samples:
         """The training set of one epoch; the same every time unless a task makes fresh samples."""
         return train

@@ -18,7 +18,9 @@ from fptt.errors import InputError
 from fptt.learning.losses import Criterion
 from fptt.models.spyv4 import ANCHORS, STRIDES, DetectorReadout, SPYv4
 from fptt.tasks.base import Task, option
+from fptt.training import checkpoint
 from fptt.training.metrics import Metric, Totals
+from fptt.training.run import Run
 
 CONFIDENCE = 0.005  # least score that counts in an average precision, which needs the doubtful ones too
 OVERLAP = 0.5  # IoU above which two boxes of a class are taken for one
@@ -57,6 +59,7 @@ class VOC(Task):
     norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
     b0: float = option(1.0, "baseline threshold")
     adaptive: bool = option(False, "adaptive threshold (ALIF and LTC)")
+    start: str | None = option(None, "a run to take the synapses over from, such as one of the non-spiking twin")
     dropout: float = option(0.0, "share of the image's colour channels silenced at each training step (reference: 0.1)")
     smoothing: float = option(0.05, "label smoothing of the classes")
     flip: bool = option(True, "in training, mirror images at random")
@@ -118,6 +121,10 @@ class VOC(Task):
         options = {key: value for key, value in self.spiking_options.items() if key != "recurrent"}
         return SPYv4(len(self.classes), self.size, width=self.width, dropout=self.dropout, **options)
 
+    def prepare(self, model: nn.Module) -> None:
+        if self.start is not None:
+            take_over(model, Run.open(Path(self.start)))
+
     @cached_property
     def criterion(self) -> Criterion:
         return DetectionLoss(self.head, smoothing=self.smoothing)
@@ -127,6 +134,27 @@ class VOC(Task):
 
     def notes(self) -> dict[str, Any]:
         return {"images": self.train if self.folder is None else self.folder, "size": self.size, "length": self.length}
+
+
+def take_over(model: nn.Module, run: Run) -> None:
+    """Synapses, heads and batch norms of ``run``, whatever its neurons; every step starts from the statistics of the last.
+
+    Raises InputError for a network of another kind, width, or number of classes.
+    """
+    theirs = checkpoint.load(run.checkpoint)["model"]
+    ours = model.state_dict()
+    shared = {key: value for key, value in theirs.items() if ".neuron." not in key and "readouts." not in key}
+    if not shared.keys() <= ours.keys():
+        raise InputError(f"--start {run.folder} is not a run of a detector with the same --norm")
+    for key, value in shared.items():
+        if key.endswith(("running_mean", "running_var")):
+            shared[key] = value[-1:].expand(len(ours[key]), -1)
+        elif key.endswith("trained_steps"):
+            shared[key] = ours[key]
+    wrong = [key for key, value in shared.items() if ours[key].shape != value.shape]
+    if wrong:
+        raise InputError(f"--start {run.folder}: its {wrong[0]} does not fit: give a run of the same --width and classes")
+    model.load_state_dict({**ours, **shared})
 
 
 class DetectionTotals(Totals):

@@ -119,6 +119,8 @@ class Trainer:
     def fit(self, report: Report) -> dict[str, Any]:
         """Train to the last epoch, test once, and return the summary. Raises ``Stopped`` after Ctrl-C or SIGTERM."""
         train, validation, test = self.task.sets()
+        if self.epoch == self.batch == 0:
+            self.task.prepare(self.model)
         with stop_on_signal() as stop:
             while self.epoch < self.task.epochs:
                 row = self.train_epoch(self.task.training_set(train, self.epoch), stop, report)
