@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from fptt.errors import InputError
 
@@ -78,6 +78,7 @@ def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
 
 def benchmark(rows: Sequence[dict[str, Any]], varied: str) -> Figure:
     """Step time and memory of each rule against what varied, from the rows of ``fptt benchmark``."""
+    values = sorted({row[varied] for row in rows})
     panels = {"step_ms": "time per step (ms)", "training_mb": "memory of training (MB)"}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
@@ -86,6 +87,10 @@ def benchmark(rows: Sequence[dict[str, Any]], varied: str) -> Figure:
                 points = [(row[varied], row[key]) for row in rows if row["rule"] == rule]
                 axis.loglog(*zip(*points, strict=True), "o-", color=colour, label=rule.upper())
             axis.set(xlabel=varied.replace("_", " "), ylabel=label)
+            axis.set_xticks(values, [f"{value:,}" for value in values])
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:,g}")
+            axis.minorticks_off()
             axis.set_ylim(bottom=0.5 * min(row[key] for row in rows), top=2 * max(row[key] for row in rows))
         axes[0].legend()
     return figure
