@@ -48,6 +48,8 @@ class SPYv4(nn.Module):
         dropout: share of the input's channels that is silenced at each training step (the reference has 0.1).
         neuron_options: options of ``make_neuron``; the reference's threshold is fixed at 1.
 
+    ``settings`` are those of the arguments that its outputs in evaluation depend on, ``classes`` left out, as plain values.
+
     Raises:
         InputError: for a size that is no positive multiple of 32, or a width that is not positive.
     """
@@ -71,6 +73,8 @@ class SPYv4(nn.Module):
         if not width > 0:
             raise InputError(f"width must be positive, got {width}")
         self.classes, self.size, self.width, self.readout = classes, size, width, readout
+        made_with = {"size": size, "width": width, "neuron": neuron, "readout": readout, "norm_steps": norm_steps}
+        self.settings: dict[str, Any] = made_with | {k: v for k, v in neuron_options.items() if k != "spike"}
         self.dropout = nn.Dropout2d(dropout)
         self.layers = nn.ModuleDict()
 
