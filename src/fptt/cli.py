@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "write a trained network as one file that runs without fptt",
     "benchmark": "measure speed and memory of the learning rules on this machine",
     "stream": "run a network on a recording as on a live stream, and go on learning",
+    "detect": "find objects in images, videos, cameras and streams with a trained SPYv4",
     "data": "list, check and show the data sets",
 }
 

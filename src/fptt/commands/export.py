@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from fptt.commands.common import add_common, show, trained
+from fptt.commands.detectors import open_detector
 from fptt.errors import InputError
 from fptt.export import export
 
@@ -13,15 +14,21 @@ from fptt.export import export
 def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fptt export",
-        description="Write a trained network as one file that runs without fptt: output, *state = step(x_t, restart, *state).",
+        description="Write a trained network as one file that runs without fptt: output, *state = step(x_t, restart, *state); "
+        "or a trained detector as a file of weights for 'fptt detect'.",
     )
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--out", type=Path, help="file to write; default RUN/step.pt2")
+    parser.add_argument("--out", type=Path, help="file to write: .pt2, or .safetensors for weights; default RUN/step.pt2")
     add_common(parser)
     options = parser.parse_args(arguments)
     out = options.out or options.run / "step.pt2"
+    if out.suffix == ".safetensors":
+        detector = open_detector(options.run, options.device or "cpu")
+        detector.save(out)
+        show({"exported": str(out), **detector.training}, options.json)
+        return 0
     if out.suffix != ".pt2":
-        raise InputError(f"--out {out}: the file of torch.export ends in .pt2")
+        raise InputError(f"--out {out}: the file of torch.export ends in .pt2, that of a detector's weights in .safetensors")
     trainer = trained(options)
     x = trainer.task.sets()[2].x[:2]
     sequence = trainer.task.encode(x, torch.Generator().manual_seed(0)).to(trainer.device)
