@@ -72,7 +72,7 @@ def test_in_bfloat16_only_convolutions_are_rounded():
 def test_a_file_gives_the_detector_back(options, tmp_path):
     head = Head(3, 64, torch.tensor([[[10, 20], [30, 20], [50, 60]], [[3, 4], [5, 6], [8, 7]]]))
     training = {"task": "voc", "test_map50": 0.25}
-    first = Detector(lively(**options), head, NAMES, 5, threshold=0.6, training=training)
+    first = Detector(lively(**options), head, NAMES, 5, threshold=0.6, training={**training, "firing_rate": float("nan")})
     before = {name: tensor.clone() for name, tensor in first.model.state_dict().items()}
     first.save(tmp_path / "w.safetensors")
     second = Detector.load(tmp_path / "w.safetensors")

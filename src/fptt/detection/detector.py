@@ -90,11 +90,9 @@ class Detector:
         return found[0], state
 
     @torch.inference_mode()
-    def _look(
-        self, images: Sequence[Tensor], state: DetectorState | None, steps: int
-    ) -> tuple[list[Detections], DetectorState]:
-        squares, scales, corners = zip(*(letterbox(image.to(self.device), self.model.size) for image in images), strict=True)
-        x = (torch.stack(squares).float() / 255).contiguous(memory_format=torch.channels_last)
+    def forward(self, x: Tensor, state: DetectorState | None, steps: int = 1) -> tuple[Tensor, DetectorState]:
+        """The network's raw ``output`` after ``steps`` steps on ``x`` [batch, 3, size, size] in [0, 1], and its state."""
+        x = _channels_last(x)
         if state is None:
             state = states.map_state(_channels_last, self.network.initial_state(x))
         try:
@@ -103,6 +101,14 @@ class Detector:
         except torch._dynamo.exc.TorchDynamoException as error:  # a compiler that is missing or fails
             reason = (str(error).strip().splitlines() or [""])[0]
             raise InputError(f"the network cannot be compiled here ({reason}): leave that out") from None
+        return output, state
+
+    @torch.inference_mode()
+    def _look(
+        self, images: Sequence[Tensor], state: DetectorState | None, steps: int
+    ) -> tuple[list[Detections], DetectorState]:
+        squares, scales, corners = zip(*(letterbox(image.to(self.device), self.model.size) for image in images), strict=True)
+        output, state = self.forward(torch.stack(squares).float() / 255, state, steps)
         found = detections(output, self.head, threshold=self.threshold, iou=self.iou)
         places = zip(found, images, scales, corners, strict=True)
         return [_in_image(one, image, scale, corner) for one, image, scale, corner in places], state

@@ -4,6 +4,7 @@ Reading one executes nothing that is in it, and gives a network only if every te
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ def write(path: Path, content: Content) -> None:
         "anchors": content.head.anchors.tolist(),
         "steps": content.steps,
         "threshold": content.threshold,
-        "training": content.training,
+        "training": {k: v for k, v in content.training.items() if not (isinstance(v, float) and math.isnan(v))},
     }
     with replacing(path) as temporary:
         temporary.write_bytes(safetensors.save(tensors, {KEY: json.dumps(about)}))
@@ -68,7 +69,7 @@ def read(path: Path) -> Content:
         raise InputError(f"cannot read {path} ({error.strerror or error}): give a file of weights or a run folder") from None
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} is damaged or no file of weights ({error}); nothing was loaded") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} does not say what it holds: it was not written by fptt; nothing was loaded") from None
@@ -86,8 +87,10 @@ def _content(about: dict[str, Any], tensors: dict[str, Tensor]) -> Content:
         raise ValueError("names must be those of the classes")
     if not isinstance(steps, int) or steps < 1 or not 0 < threshold < 1 or not isinstance(training, dict):
         raise ValueError("steps must be at least 1, the threshold lie in (0, 1), and training be an object")
-    with torch.device("meta"):  # of no size, whatever it asks for, before it has been compared with the tensors
+    with torch.device("meta"):  # takes no memory, whatever it asks for, before the tensors have been seen to fit
         model = SPYv4(len(names), **about["model"])
+    if model.settings != about["model"]:
+        raise ValueError("the network has other settings")
     whole = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     model.load_state_dict(whole, assign=True)
     head = Head(len(names), model.size, torch.tensor(about["anchors"]))
