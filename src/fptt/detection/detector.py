@@ -111,11 +111,11 @@ class Detector:
         output, state = self.forward(torch.stack(squares).float() / 255, state, steps)
         found = detections(output, self.head, threshold=self.threshold, iou=self.iou)
         places = zip(found, images, scales, corners, strict=True)
-        return [_in_image(one, image, scale, corner) for one, image, scale, corner in places], state
+        return [in_image(one, image.shape[-2:], scale, corner) for one, image, scale, corner in places], state
 
     def spikes(self, state: DetectorState) -> dict[str, Tensor]:
         """The spikes [batch, channels, height, width] of every layer at the last step; empty for a network without any."""
-        return dict(zip(self.model.layers, states.spikes(state.layers), strict=False))
+        return dict(zip(self.model.layers, states.spikes(state), strict=False))
 
     def firing_rates(self, state: DetectorState) -> dict[str, float]:
         """Spikes per neuron of every layer at the last step."""
@@ -126,8 +126,8 @@ def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
-def _in_image(found: Detections, image: Tensor, scale: float, corner: tuple[int, int]) -> Detections:
-    """``found`` in a square, in pixels of the image there, clipped to it."""
-    height, width = image.shape[-2:]
+def in_image(found: Detections, shape: Sequence[int], scale: float, corner: tuple[int, int]) -> Detections:
+    """``found`` in a square, in pixels of the image there, of ``shape`` (height, width), and clipped to it."""
+    height, width = shape
     boxes = unletterbox(found.boxes, scale, corner)
     return found._replace(boxes=boxes.clamp(boxes.new_zeros(()), boxes.new_tensor((width, height, width, height))))

@@ -80,18 +80,29 @@ def from_boxes(boxes: Tensor, cell: Tensor, stride: Tensor, anchor: Tensor) -> T
 
 
 def detections(output: Tensor, head: Head, *, threshold: float = 0.3, iou: float = 0.45, most: int = 100) -> list[Detections]:
-    """What was found in each image of ``output`` [batch, boxes, 5 + classes].
+    """What was found in each image of ``output`` [batch, boxes, 5 + classes]: the ``best`` of its ``candidates``."""
+    return [best(found, iou=iou, most=most) for found in candidates(output, head, threshold)]
+
+
+def candidates(output: Tensor, head: Head, threshold: float) -> list[Detections]:
+    """All boxes with a score above ``threshold`` in each image of ``output``, however much they overlap."""
+    found = []
+    for boxes, scores in zip(*head.decode(output.detach().float()), strict=True):
+        rows, labels = (scores > threshold).nonzero(as_tuple=True)
+        found.append(Detections(boxes[rows], scores[rows, labels], labels))
+    return found
+
+
+def best(found: Detections, *, threshold: float = 0.0, iou: float = 0.45, most: int = 100) -> Detections:
+    """Those of ``found`` that stay, by falling score.
 
     Args:
         threshold: least score.
         iou: of two boxes of one class that overlap by more (intersection over union), the better one stays.
-        most: at most so many per image.
+        most: at most so many.
     """
     from torchvision.ops import batched_nms
 
-    found = []
-    for boxes, scores in zip(*head.decode(output.detach().float()), strict=True):
-        rows, labels = (scores > threshold).nonzero(as_tuple=True)
-        kept = batched_nms(boxes[rows], scores[rows, labels], labels, iou)[:most]
-        found.append(Detections(boxes[rows[kept]], scores[rows[kept], labels[kept]], labels[kept]))
-    return found
+    found = Detections(*(part[found.scores > threshold] for part in found))
+    kept = batched_nms(*found, iou)[:most]
+    return Detections(*(part[kept] for part in found))
