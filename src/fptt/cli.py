@@ -19,6 +19,7 @@ COMMANDS = {
     "benchmark": "measure speed and memory of the learning rules on this machine",
     "stream": "run a network on a recording as on a live stream, and go on learning",
     "detect": "find objects in images, videos, cameras and streams with a trained SPYv4",
+    "web": "see in the browser what a trained SPYv4 finds, and which of its neurons fire",
     "data": "list, check and show the data sets",
 }
 

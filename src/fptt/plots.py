@@ -140,3 +140,18 @@ def traces(layers: Sequence[dict[str, Any]], title: str = "", sample: int = 0, n
             axis.set_xlabel("time step")
         figure.suptitle(title, fontsize=11)
     return figure
+
+
+def over_frames(firing_rates: Sequence[float], detections: Sequence[int]) -> Figure:
+    """Firing rate and number of detections of each frame of a video."""
+    panels = {"detections": detections, "spikes per neuron and step": firing_rates}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 1, figsize=(4.6, 3.6), sharex=True, layout="constrained")
+        for axis, (label, values), colour in zip(axes, panels.items(), COLOURS[1::-1], strict=True):
+            axis.plot(range(1, len(values) + 1), values, color=colour)
+            axis.set_title(label, loc="left")
+            axis.set_ylim(bottom=0)
+            axis.yaxis.set_major_locator(MaxNLocator(4, integer=label == "detections"))
+        axes[-1].set_xlabel("frame")
+        axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure
