@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
     parameters = sum(p.numel() for p in trainer.model.parameters())
     console.print(
         f"[bold]{task.name}[/]: {task.rule} with {task.neuron}, {parameters:,} parameters; {task.time_steps} time steps, "
-        f"{task.number_of_parts} update{'s' * (task.number_of_parts > 1)} per sequence; "
+        f"{task.number_of_updates} update{'s' * (task.number_of_updates > 1)} per sequence; "
         f"{len(train_set):,} training, {len(validation_set):,} validation, {len(test_set):,} test "
         f"samples; {task.device}, seed {task.seed}\nrun folder: {run.folder}"
     )

@@ -1,14 +1,16 @@
-"""The learning rules on whole sequences. A rule is an optimizer and the number of parts that a sequence is cut into.
+"""The learning rules on whole sequences. A rule is an optimizer, and how often a sequence is cut and the weights are updated.
 
-Each part is one forward pass, a loss at its end, one backward pass through that part alone and one update:
+Each part is one forward pass, a loss at its end and one backward pass through that part alone; gradients add up to an update:
 
-    rule        optimizer       parts
-    FPTT        fptt.FPTT       one per time step
-    FPTT-K      fptt.FPTT       K
-    BPTT        any             1
-    truncated   any             K
+    rule        optimizer       parts               updates
+    FPTT        fptt.FPTT       one per time step   as many
+    FPTT-K      fptt.FPTT       K                   as many
+    BPTT        any             1                   1
+    truncated   any             K                   as many
+    SLTT        any             one per time step   1
 
-so BPTT, truncated BPTT and FPTT differ in nothing else and train the same models with the same code.
+so these rules differ in nothing else and train the same models with the same code. Those of ``fptt.learning.online`` step
+another model, which carries traces or eligibilities, or step it anew; they are cut and updated likewise.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,23 +29,33 @@ from fptt.learning.losses import StepLoss
 from fptt.learning.step import CompiledStep, CompiledUpdate, or_eager
 from fptt.state import State
 
-Rule = Literal["fptt", "bptt", "tbptt"]
+Rule = Literal["fptt", "bptt", "tbptt", "sltt", "online-bptt", "ottt", "eprop"]
+CUT_AT_EVERY_STEP = ("sltt", "online-bptt", "ottt", "eprop")  # a loss at each, however many updates
 
 
-def number_of_parts(rule: Rule, time_steps: int, parts: int | None) -> int:
-    """Parts for a sequence of ``time_steps``: ``parts`` where given, else every step (FPTT), one (BPTT) or ten (TBPTT).
+def number_of_updates(rule: Rule, time_steps: int, parts: int | None) -> int:
+    """Updates in a sequence of ``time_steps``: ``parts`` where given, else as the rule was published.
+
+    At every step for FPTT and OTTT (its variant OTTT_O), one for BPTT, SLTT and e-prop, ten for truncated BPTT. BPTT always has
+    one, online BPTT always one at every step.
 
     Raises ValueError unless 1 <= parts <= time_steps.
     """
     if time_steps < 1:
         raise ValueError(f"a sequence needs at least one time step, got {time_steps}")
-    if rule == "bptt":
-        return 1
+    if rule in ("bptt", "online-bptt"):
+        return 1 if rule == "bptt" else time_steps
     if parts is None:
-        parts = time_steps if rule == "fptt" else min(10, time_steps)
+        parts = {"tbptt": min(10, time_steps), "sltt": 1, "eprop": 1}.get(rule, time_steps)
     if not 1 <= parts <= time_steps:
         raise ValueError(f"cannot cut {time_steps} time steps into {parts} parts: choose 1 to {time_steps}")
     return parts
+
+
+def number_of_parts(rule: Rule, time_steps: int, parts: int | None) -> int:
+    """Parts, each with a loss at its end: as many as ``number_of_updates``, or every step where the rule learns from each."""
+    updates = number_of_updates(rule, time_steps, parts)
+    return time_steps if rule in CUT_AT_EVERY_STEP else updates
 
 
 def make_optimizer(
@@ -99,16 +111,21 @@ class SequenceTrainer:
     """``trainer(sequence, target)`` trains ``model`` on one batch of sequences.
 
     Args:
-        model: any module with ``output, state = model(x_t, state)``.
+        model: any module with ``output, state = model(x_t, state)``; with an attribute ``traceable`` that is false it is never
+            compiled.
         loss: the loss at the end of each part; it has as many parts as this trainer.
         optimizer: see ``make_optimizer``.
-        parts: number of updates per sequence.
+        parts: number of parts of a sequence.
         compiled: run the steps through torch's compiler. With one update per time step the whole of a step is one graph (see
             ``fptt.learning.step``); with fewer, the steps of the network are compiled, and so are FPTT's updates.
         accumulate: at each update, pass the batch through in so many pieces one after the other and add their gradients: less
             memory for the same update, but for batch norms, whose statistics are then those of a piece.
         recompute: within a part, keep only the states after every so many steps and compute what lies between anew for the
             backward pass: less memory for about a third more time (Chen et al. 2016, arXiv 1604.06174). None keeps everything.
+        updates: number of updates per sequence, at the ends of as many parts that are as evenly spread as can be; gradients of
+            the parts before each add up. None updates after each part.
+        sampled: learn from so many parts alone, drawn anew for every batch from torch's global seed (SLTT-K); the others step
+            the state. None learns from all.
     """
 
     def __init__(
@@ -121,9 +138,12 @@ class SequenceTrainer:
         *,
         accumulate: int = 1,
         recompute: int | None = None,
+        updates: int | None = None,
+        sampled: int | None = None,
     ):
         self.model, self.loss, self.optimizer, self.parts, self.compiled = model, loss, optimizer, parts, compiled
-        self.accumulate, self.recompute = accumulate, recompute
+        self.accumulate, self.recompute, self.sampled = accumulate, recompute, sampled
+        self.updates = parts if updates is None else updates
         self._step = CompiledStep(model, loss, optimizer)
         self._update = CompiledUpdate(optimizer).step if isinstance(optimizer, FPTT) else optimizer.step
         self._advance, self._finish = or_eager(self.advance), or_eager(self.finish)
@@ -145,9 +165,11 @@ class SequenceTrainer:
         return objective, criterion, output.detach(), states.detach(state), states.firing_rate(state)
 
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
-        """Train on ``sequence`` [time, batch, ...] towards ``target``; one update per part."""
+        """Train on ``sequence`` [time, batch, ...] towards ``target`` [batch, ...]."""
         numbers = torch.arange(self.parts, device=sequence.device)
-        if self.compiled and self.parts == len(sequence) and self.accumulate == 1:
+        compiled = self.compiled and getattr(self.model, "traceable", True)
+        every_step = self.parts == self.updates == len(sequence) and self.sampled is None
+        if compiled and every_step and self.accumulate == 1 and isinstance(self.optimizer, FPTT):
             state = states.initialise(self.model, sequence[0])
             rate = torch.zeros((), device=sequence.device)
             with self._step:
@@ -155,25 +177,32 @@ class SequenceTrainer:
                     output, criterion, z, state = self._step(sequence[t], state, target, numbers[t])
                     rate += z
             return Trained(output, criterion, rate / len(sequence))
-        finish, update = (self._finish, self._update) if self.compiled else (self.finish, self.optimizer.step)
-        advance = self._advance if self.compiled else self.advance
+        finish, update = (self._finish, self._update) if compiled else (self.finish, self.optimizer.step)
+        advance = self._advance if compiled else self.advance
         parted = sequence.chunk(self.accumulate, 1), target.chunk(self.accumulate)
         pieces = [
             Piece(x, y, len(y) / len(target), states.initialise(self.model, x[0]), torch.zeros((), device=x.device))
             for x, y in zip(*parted, strict=True)
         ]
+        learnt = set(range(self.parts) if self.sampled is None else torch.randperm(self.parts)[: self.sampled].tolist())
+        updated = set(part_ends(self.parts, self.updates))
         start = 0
-        for number, end in zip(numbers, part_ends(len(sequence), self.parts), strict=True):
-            self.optimizer.zero_grad()
+        self.optimizer.zero_grad()
+        for part, end in enumerate(part_ends(len(sequence), self.parts)):
+            if part - 1 in updated:
+                self.optimizer.zero_grad()
             for piece in pieces:
-                for segment in piece.sequence[start:end].split(self.recompute or len(sequence)) if end > start else ():
-                    piece.state, z = self._through(segment, piece.state, advance)
-                    piece.rate += z
-                objective, *kept = finish(piece.sequence[end], piece.state, piece.target, number)
-                (piece.share * objective).backward()
+                with torch.set_grad_enabled(part in learnt):
+                    for segment in piece.sequence[start:end].split(self.recompute or len(sequence)) if end > start else ():
+                        piece.state, z = self._through(segment, piece.state, advance)
+                        piece.rate += z
+                    objective, *kept = finish(piece.sequence[end], piece.state, piece.target, numbers[part])
+                if part in learnt:
+                    (piece.share * objective).backward()
                 piece.criterion, piece.output, piece.state, z = kept
                 piece.rate += z
-            update()
+            if part in updated:
+                update()
             start = end + 1
         loss = torch.stack([piece.share * piece.criterion for piece in pieces]).sum()
         rate = torch.stack([piece.share * piece.rate for piece in pieces]).sum() / len(sequence)
@@ -205,6 +234,5 @@ def unchanged_buffers(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in zip(model.buffers(), before, strict=True):
-                buffer.copy_(value)
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.data.copy_(value)  # unseen by the graph, whose batch norms name their statistics but do not need them

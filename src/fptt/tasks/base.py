@@ -15,7 +15,7 @@ from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.learning.fptt import Form
 from fptt.learning.losses import Auxiliary, AuxiliaryKind, Criterion, StepLoss, Weights
-from fptt.learning.rules import Rule, number_of_parts
+from fptt.learning.rules import Rule, number_of_parts, number_of_updates
 from fptt.models.baselines import RecurrentBaseline
 from fptt.models.sequence import Readout, SequenceModel
 from fptt.training.metrics import Metric, Totals
@@ -38,12 +38,16 @@ class Task:
     outputs: ClassVar[int] = 10
     unused: ClassVar[tuple[str, ...]] = ()  # settings of those below that mean nothing to this task
 
-    rule: Rule = option("fptt", "learning rule: fptt, bptt, or tbptt (truncated BPTT)")
+    rule: Rule = option("fptt", "learning rule: fptt; bptt, tbptt (truncated BPTT); sltt, online-bptt, ottt, eprop")
     neuron: Literal["ltc", "alif", "lif", "lstm", "rnn"] = option("ltc", "kind of neuron, or a non-spiking baseline")
     epochs: int = option(10, "passes over the training set")
     batch_size: int = option(128, "samples per update")
     hidden: tuple[int, ...] = option((128,), "neurons of each layer, bottom first")
-    parts: int | None = option(None, "updates per sequence (FPTT-K); default: one per time step for fptt, 10 for tbptt")
+    parts: int | None = option(
+        None, "updates per sequence (FPTT-K); default: one per time step for fptt and ottt, 10 for tbptt, 1 for sltt and eprop"
+    )
+    sampled: int | None = option(None, "time steps per sequence, drawn at random, that sltt learns from (SLTT-K); default: all")
+    window: int = option(10, "time steps that every update of online-bptt goes back through")
     accumulate: int = option(1, "pass each batch through in so many pieces before an update: less memory, the same update")
     precision: Literal["float32", "tf32", "bfloat16"] = option("float32", "tf32: matrix products of a GPU; bfloat16: mixed")
     recompute: int | None = option(None, "keep only every so many states of a part, recompute the rest: less memory for bptt")
@@ -145,8 +149,8 @@ class Task:
         return [field for field in dataclasses.fields(cls) if field.name not in cls.unused]
 
     @property
-    def number_of_parts(self) -> int:
-        return number_of_parts(self.rule, self.time_steps, self.parts)
+    def number_of_updates(self) -> int:
+        return number_of_updates(self.rule, self.time_steps, self.parts)
 
     def command(self) -> str:
         """The shortest ``fptt train`` command that gives these settings; where the data lie is left to $FPTT_DATA."""
@@ -186,7 +190,7 @@ class Task:
 
     def loss(self) -> StepLoss:
         """The loss at the end of every part."""
-        parts = self.number_of_parts
+        parts = number_of_parts(self.rule, self.time_steps, self.parts)
         auxiliary = None
         if self.auxiliary != "none":
             if self.metric != "accuracy":

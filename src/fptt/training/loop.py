@@ -18,7 +18,8 @@ from fptt import state as states
 from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.learning.fptt import FPTT
-from fptt.learning.rules import SequenceTrainer, make_optimizer
+from fptt.learning.online import make_trainer
+from fptt.learning.rules import make_optimizer
 from fptt.learning.step import or_eager
 from fptt.training import checkpoint
 from fptt.training.metrics import machine, peak_memory_mb
@@ -102,14 +103,18 @@ class Trainer:
         torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
         self.stepped = Mixed(self.model, self.device.type) if task.precision == "bfloat16" else self.model
         self._compiled_infer = or_eager(self.infer)
-        self.trainer = SequenceTrainer(
+        self.trainer = make_trainer(
+            task.rule,
             self.stepped,
             self.loss,
             self.optimizer,
-            task.number_of_parts,
-            bool(task.compile),
+            task.time_steps,
+            parts=task.parts,
+            compiled=bool(task.compile),
             accumulate=task.accumulate,
             recompute=task.recompute,
+            sampled=task.sampled,
+            window=task.window,
         )
         self.epoch = self.batch = 0  # the next to train
         self.seconds = 0.0  # spent training, validation left out
