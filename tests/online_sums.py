@@ -97,6 +97,22 @@ def sltt(g, steps=None):
     return total
 
 
+def ottt(g, steps=None):
+    """The error of each step in ``steps`` times all earlier inputs, each weighted by the leak to the power of its age."""
+    total = {letter: np.zeros_like(value) for letter, value in g.weights.items()}
+    for t in range(len(g.x)) if steps is None else steps:
+        delta = g.k * (g.error[t] @ g.weights["O"]) * g.slope[t] * g.r
+        for s in range(t + 1):
+            kept, read = (1 - g.r) ** (t - s), (1 - g.k) ** (t - s)
+            total["W"] += product(delta, kept * g.x[s])
+            total["b"] += kept * delta.sum(0)
+            total["O"] += product(g.k * g.error[t], read * g.z[s])
+            total["c"] += read * g.k * g.error[t].sum(0)
+            if "R" in total:
+                total["R"] += product(delta, kept * g.before[s])
+    return total
+
+
 def assert_gradients(model, expected, tolerance=1e-9):
     for name, p in model.named_parameters():
         value = expected[NAMES[name]]

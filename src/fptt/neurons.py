@@ -129,6 +129,12 @@ class Rates(nn.ModuleList):
         return tuple(module(current, x) for module, x in zip(self, states, strict=True))
 
 
+def constant_retention(rates: nn.Module) -> Tensor | None:
+    """1 - 1/tau, [features], where the first of ``rates`` is constant, learned or not; None where it depends on the input."""
+    rate = rates[0] if isinstance(rates, Rates) else None
+    return 1 - torch.sigmoid(rate.logit) if isinstance(rate, Constant) else None
+
+
 class Neuron(nn.Module):
     """A spiking neuron: ``z, state = neuron(current, state)``.
 
@@ -165,6 +171,10 @@ class Neuron(nn.Module):
             pattern = torch.rand(current.shape[1:], generator=torch.Generator().manual_seed(0))
             v = pattern.to(current).expand_as(current).clone()
         return NeuronState(v, z, torch.full_like(current, self.b0) if self.adaptive else None)
+
+    def retention(self) -> Tensor | None:
+        """What stays of v from step to step but for input and reset, [features]; None for a liquid time constant."""
+        return constant_retention(self.rates)
 
     def forward(self, current: Tensor, state: NeuronState | None = None) -> tuple[Tensor, NeuronState]:
         if state is None:
@@ -268,6 +278,10 @@ class LeakyReadout(nn.Module):
 
     def initial_state(self, current: Tensor) -> Tensor:
         return torch.zeros_like(current)
+
+    def retention(self) -> Tensor | None:
+        """What stays of v from step to step, [features]; None for a liquid leak."""
+        return constant_retention(self.inv_tau)
 
     def forward(self, current: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
         v = self.initial_state(current) if v is None else v

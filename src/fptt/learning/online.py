@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from fptt.errors import InputError
 from fptt.learning.losses import StepLoss
+from fptt.learning.ottt import OTTT
 from fptt.learning.rules import Rule, SequenceTrainer, number_of_parts, number_of_updates
 from fptt.learning.window import WindowTrainer
 
@@ -33,6 +34,7 @@ def make_trainer(
     recompute: int | None = None,
     sampled: int | None = None,
     window: int = 10,
+    approximate: bool = False,
 ) -> SequenceTrainer:
     """What trains ``model`` by ``rule`` on batches of sequences: ``trainer(sequence, target)``.
 
@@ -45,6 +47,7 @@ def make_trainer(
         compiled, accumulate, recompute: see ``SequenceTrainer``.
         sampled: steps per sequence that SLTT learns from (SLTT-K), or None for all.
         window: steps that an update of online BPTT goes back through, see ``WindowTrainer``.
+        approximate: see ``OTTT``.
 
     Raises:
         InputError: where the rule cannot train this model, or not so.
@@ -56,6 +59,8 @@ def make_trainer(
         if window < 1:
             raise InputError(f"window must be at least 1 time step, got {window}")
         return WindowTrainer(model, loss, optimizer, window, compiled)
+    if rule == "ottt":
+        model = OTTT(model, approximate=approximate)
     if rule == "sltt" and sampled is not None and not 1 <= sampled <= time_steps:
         raise InputError(f"sampled must be 1 to {time_steps} time steps, got {sampled}")
     return SequenceTrainer(

@@ -51,6 +51,7 @@ class Task:
     accumulate: int = option(1, "pass each batch through in so many pieces before an update: less memory, the same update")
     precision: Literal["float32", "tf32", "bfloat16"] = option("float32", "tf32: matrix products of a GPU; bfloat16: mixed")
     recompute: int | None = option(None, "keep only every so many states of a part, recompute the rest: less memory for bptt")
+    approximate: bool = option(False, "let ottt train what its derivation does not cover: recurrence, ALIF, batch norm")
     optimizer: Literal["adamax", "adam", "sgd"] = option("adamax", "base optimizer")
     lr: float = option(3e-3, "learning rate")
     schedule: Literal["constant", "cosine", "steps"] = option("constant", "learning rate over the epochs")
@@ -136,6 +137,10 @@ class Task:
             raise InputError("--batch-size 1 has no batch statistics: raise it, or train with --norm none")
         if self.rule == "fptt" and not self.alpha > 0:
             raise InputError(f"--alpha must be positive, got {self.alpha}; --rule tbptt trains without the regulariser")
+        if self.precision == "bfloat16" and self.rule in ("ottt", "eprop"):
+            raise InputError(
+                f"--rule {self.rule} adds up traces, for which bfloat16 is too coarse: leave --precision at float32"
+            )
         surrogate.get(self.surrogate)
         try:
             number_of_parts(self.rule, self.time_steps, self.parts)

@@ -115,6 +115,7 @@ class Trainer:
             recompute=task.recompute,
             sampled=task.sampled,
             window=task.window,
+            approximate=task.approximate,
         )
         self.epoch = self.batch = 0  # the next to train
         self.seconds = 0.0  # spent training, validation left out
