@@ -113,6 +113,35 @@ def ottt(g, steps=None):
     return total
 
 
+def eprop(g, feedback=None):
+    """The learning signal of each step times the eligibility of all earlier inputs, a product of the neuron's own derivatives.
+
+    ``feedback`` [outputs, neurons] stands in for the output's weights in the learning signal.
+    """
+    total = {letter: np.zeros_like(value) for letter, value in g.weights.items()}
+    back = g.weights["O"] if feedback is None else feedback
+    kept = (1 - g.r) * (1 - g.z - g.slope * g.u)  # d u_{t+1} / d u_t of one neuron: its leak, and its reset
+    steps = range(len(g.x))
+
+    def spike(s, t):
+        """d z_t / d I_s of each neuron, [batch, neurons]."""
+        return g.slope[t] * np.prod(kept[s:t], axis=0) * g.r
+
+    for t in steps:
+        signal = g.k * (g.error[t] @ back)
+        for read in range(t + 1):  # when the readout was given the spike that it remembers at t
+            remembered = (1 - g.k) ** (t - read)
+            total["O"] += product(g.k * g.error[t], remembered * g.z[read])
+            total["c"] += remembered * g.k * g.error[t].sum(0)
+            for s in range(read + 1):
+                delta = signal * remembered * spike(s, read)
+                total["W"] += product(delta, g.x[s])
+                total["b"] += delta.sum(0)
+                if "R" in total:
+                    total["R"] += product(delta, g.before[s])
+    return total
+
+
 def assert_gradients(model, expected, tolerance=1e-9):
     for name, p in model.named_parameters():
         value = expected[NAMES[name]]

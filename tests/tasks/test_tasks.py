@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from conftest import Silent
 from fptt import InputError, tasks
 from fptt.commands.common import make_task
 from fptt.data.samples import Samples
+from fptt.learning.rules import Rule
 from fptt.tasks.adding import Adding
 from fptt.tasks.digits import Digits
 from fptt.tasks.images import CIFAR10, MNIST, FashionMNIST
@@ -177,7 +179,11 @@ def settings_of(task_class):
     return st.fixed_dictionaries(
         {},
         optional={
-            "rule": st.sampled_from(["fptt", "bptt", "tbptt"]),
+            "rule": st.sampled_from(get_args(Rule)),
+            "sampled": st.none() | st.integers(1, 8),
+            "window": st.integers(1, 8),
+            "approximate": st.booleans(),
+            "feedback": st.sampled_from(["symmetric", "random"]),
             "neuron": st.sampled_from(["ltc", "alif", "lif", "lstm", "rnn"]),
             "epochs": st.integers(1, 100),
             "hidden": st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple),

@@ -40,10 +40,15 @@ def start(task, folder):
     return Trainer(task, run)
 
 
+PLAIN = {"neuron": "lif", "recurrent": False, "norm": "none", "readout": "fixed"}
 CASES = {
     "fptt": small(),
     "bptt-lstm": small(rule="bptt", neuron="lstm", optimizer="adam"),
     "fptt-4-alif": small(parts=4, neuron="alif", norm="none"),
+    "sltt-3": small(rule="sltt", sampled=3),
+    "online-bptt": small(rule="online-bptt", window=3),
+    "ottt": small(rule="ottt", **PLAIN),
+    "eprop": small(rule="eprop", feedback="random", **PLAIN | {"neuron": "ltc", "recurrent": True}),
     "adding": Adding(length=6, iterations=5, epochs=2, held_out=20, batch_size=16, hidden=(8,)),
     "images": MNIST(length=2, epochs=2, channels=(2,), pool=(4,), hidden=(8,), dropout=0.3, flip=True, batch_size=2),
     "rate-coded": RowMNIST(encoding="rate", length=3, epochs=2, hidden=(8,), batch_size=2),

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fptt.errors import InputError
+from fptt.learning.eprop import EProp, Feedback
 from fptt.learning.losses import StepLoss
 from fptt.learning.ottt import OTTT
 from fptt.learning.rules import Rule, SequenceTrainer, number_of_parts, number_of_updates
@@ -35,6 +36,7 @@ def make_trainer(
     sampled: int | None = None,
     window: int = 10,
     approximate: bool = False,
+    feedback: Feedback = "symmetric",
 ) -> SequenceTrainer:
     """What trains ``model`` by ``rule`` on batches of sequences: ``trainer(sequence, target)``.
 
@@ -48,6 +50,7 @@ def make_trainer(
         sampled: steps per sequence that SLTT learns from (SLTT-K), or None for all.
         window: steps that an update of online BPTT goes back through, see ``WindowTrainer``.
         approximate: see ``OTTT``.
+        feedback: see ``EProp``.
 
     Raises:
         InputError: where the rule cannot train this model, or not so.
@@ -61,6 +64,8 @@ def make_trainer(
         return WindowTrainer(model, loss, optimizer, window, compiled)
     if rule == "ottt":
         model = OTTT(model, approximate=approximate)
+    if rule == "eprop":
+        model = EProp(model, feedback)
     if rule == "sltt" and sampled is not None and not 1 <= sampled <= time_steps:
         raise InputError(f"sampled must be 1 to {time_steps} time steps, got {sampled}")
     return SequenceTrainer(

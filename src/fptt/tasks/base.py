@@ -13,6 +13,7 @@ from fptt import surrogate
 from fptt.data import catalogue
 from fptt.data.samples import Samples
 from fptt.errors import InputError
+from fptt.learning.eprop import Feedback
 from fptt.learning.fptt import Form
 from fptt.learning.losses import Auxiliary, AuxiliaryKind, Criterion, StepLoss, Weights
 from fptt.learning.rules import Rule, number_of_parts, number_of_updates
@@ -52,6 +53,7 @@ class Task:
     precision: Literal["float32", "tf32", "bfloat16"] = option("float32", "tf32: matrix products of a GPU; bfloat16: mixed")
     recompute: int | None = option(None, "keep only every so many states of a part, recompute the rest: less memory for bptt")
     approximate: bool = option(False, "let ottt train what its derivation does not cover: recurrence, ALIF, batch norm")
+    feedback: Feedback = option("symmetric", "eprop's learning signal comes by the transposed weights or by random matrices")
     optimizer: Literal["adamax", "adam", "sgd"] = option("adamax", "base optimizer")
     lr: float = option(3e-3, "learning rate")
     schedule: Literal["constant", "cosine", "steps"] = option("constant", "learning rate over the epochs")

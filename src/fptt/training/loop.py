@@ -116,6 +116,7 @@ class Trainer:
             sampled=task.sampled,
             window=task.window,
             approximate=task.approximate,
+            feedback=task.feedback,
         )
         self.epoch = self.batch = 0  # the next to train
         self.seconds = 0.0  # spent training, validation left out
