@@ -222,7 +222,13 @@ def test_without_a_compiler_it_says_so(monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_it_finds_the_same():
+def test_compiled_it_finds_the_same_each_detector_with_its_own_weights():
     pictures = images((64, 64), (64, 64))
-    for found, expected in zip(detector(compile=True)(pictures), detector()(pictures), strict=True):
-        assert_same(found, expected, tolerance=1e-3)
+    for change in (0.0, 0.5):
+        compiled, plain = detector(), detector()
+        for one in (compiled, plain):
+            one.model.heads[0].weight.data += change
+        compiled = Detector(compiled.model, compiled.head, NAMES, 3, threshold=0.5, compile=True)
+        plain = Detector(plain.model, plain.head, NAMES, 3, threshold=0.5)
+        for found, expected in zip(compiled(pictures), plain(pictures), strict=True):
+            assert_same(found, expected, tolerance=1e-3)
