@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fptt import state as states
 from fptt.learning.losses import StepLoss
 from fptt.learning.rules import SequenceTrainer, make_optimizer
 from fptt.models.sequence import SequenceModel
@@ -26,3 +27,17 @@ def test_the_naive_loop_trains_as_the_library_does(benchmark):
         rho = torch.cat([gates.from_current.weight[n:], gates.from_states[1].weight], 1)
         torch.testing.assert_close(rho, plain.tau_adp.weight)
     torch.testing.assert_close(model.output.weight, naive.model.output.weight)
+
+
+def test_the_plain_detector_computes_what_spyv4_does(benchmark):
+    module = benchmark("detector")
+    model, state = module.network(64, 0.125), None
+    plain = module.plain_step(model)
+    x = torch.rand(3, 1, 3, 64, 64)
+    with torch.no_grad():
+        for x_t in x:
+            output, state = model(x_t, state)
+            maps = plain(x_t)
+    assert 0.01 < states.firing_rate(state) < 0.5
+    rows = torch.cat([m.unflatten(1, (3, -1)).permute(0, 1, 3, 4, 2).flatten(1, 3) for m in maps], 1)
+    torch.testing.assert_close(rows, output, atol=1e-4, rtol=1e-4)
