@@ -19,11 +19,14 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--out", type=Path, help="file to write: .pt2, or .safetensors for weights; default RUN/step.pt2")
+    parser.add_argument("--threshold", type=float, default=0.3, help="least score that the weights show by default (0.3)")
     add_common(parser)
     options = parser.parse_args(arguments)
     out = options.out or options.run / "step.pt2"
     if out.suffix == ".safetensors":
-        detector = open_detector(options.run, options.device or "cpu")
+        if not 0 < options.threshold < 1:
+            raise InputError(f"--threshold must lie in (0, 1), got {options.threshold}")
+        detector = open_detector(options.run, options.device or "cpu", threshold=options.threshold)
         detector.save(out)
         show({"exported": str(out), **detector.training}, options.json)
         return 0

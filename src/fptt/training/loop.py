@@ -195,7 +195,6 @@ class Trainer:
             module for module in self.model.modules() if hasattr(module, "running_mean") and hasattr(module, "momentum")
         ]
         momenta = [norm.momentum for norm in norms]
-        infer = self._compiled_infer if self.trainer.compiled else self.infer
         shuffle = generator.manual_seed(self.batch_seed(-1))
         batches = samples.batches(self.task.batch_size, shuffle=shuffle, drop_last=True)
         for number, (x, _) in enumerate(itertools.islice(batches, self.task.calibrate), 1):
@@ -205,7 +204,7 @@ class Trainer:
             sequence = self.task.encode(x, generator).to(self.device)
             state = states.initialise(self.model, sequence[0])
             for x_t in sequence:
-                _, state, _ = infer(x_t, state)
+                _, state, _ = self.infer(x_t, state)  # compiled, it would be so anew for every momentum
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
