@@ -67,7 +67,8 @@ class Page:
         ):
             event.success(self.show, asked, shown, **QUIET)
             event.failure(lambda: (None, *self.show(None)), None, [seen, *shown], **QUIET)
-        image.clear(lambda: (None, *self.show(None)), None, [seen, *shown], **QUIET)
+        # the picture is gone already: an answer that said so could come after the next one has been dropped
+        image.clear(lambda: (None, *self.show(None)[1:]), None, [seen, *shown[1:]], **QUIET)
         self.on_change(asked, shown)
 
     def video(self) -> None:
@@ -151,7 +152,9 @@ class Page:
             message = re.sub(re.escape(str(self.viewer.folder)) + r"/\w+/", "", str(error))
             raise gr.Error(escape(message), print_exception=False) from None
 
-    def look(self, file: str, steps: float) -> Seen:
+    def look(self, file: str | None, steps: float) -> Seen | None:
+        if file is None:  # removed before it was looked at
+            return None
         with self.told():
             return self.viewer.look(opened(Path(file)), int(steps))
 
