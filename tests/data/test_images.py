@@ -152,11 +152,6 @@ def test_rows_and_pixels_in_reading_order():
     assert pixels.shape == (12, 5, 1) and torch.equal(pixels[7, :, 0], x[:, 2, 1])
 
 
-def test_permuted_pixels_hold_the_same_values_in_another_order():
-    x, order = some_images(), torch.randperm(12)
-    assert torch.equal(images.pixels(x, order)[3], images.pixels(x)[order[3]])
-
-
 def test_constant_current_and_rate_code():
     x = some_images()
     x[0] = torch.tensor([0.0, 0.5, 1.0])

@@ -32,6 +32,7 @@ EVERY = {
     "rmnist-rate": ("rmnist", {"encoding": "rate", "length": 5}, (5, 784)),
     "smnist": ("smnist", {}, (784, 1)),
     "psmnist": ("psmnist", {}, (784, 1)),
+    "psmnist-pooled": ("psmnist", {"pool": 2, "initial_v": "zero"}, (196, 1)),
     "mnist": ("mnist", {"length": 3, "channels": (2,), "pool": (4,)}, (3, 1, 28, 28)),
     "fashion": ("fashion", {"length": 2, "channels": (2, 2), "pool": (2, 2)}, (2, 1, 28, 28)),
     "cifar10": ("cifar10", {"length": 2, "channels": (2,), "pool": (4,), "dropout": 0.2}, (2, 3, 32, 32)),
@@ -111,6 +112,15 @@ def test_permutation_is_one_seeded_and_fixed():
     assert first.permutation.tolist() != list(range(784))
     x = torch.rand(2, 28, 28)
     assert torch.equal(first.encode(x, torch.Generator())[:, 1, 0], x[1].flatten()[first.permutation])
+
+
+def test_pooled_pixels_are_means_of_squares():
+    x, task = torch.rand(2, 28, 28), PermutedMNIST(pool=4)
+    means = x[1].reshape(7, 4, 7, 4).mean((1, 3)).flatten()
+    assert sorted(task.permutation.tolist()) == list(range(49))
+    assert torch.allclose(task.encode(x, torch.Generator())[:, 1, 0], means[task.permutation])
+    with pytest.raises(InputError, match="--pool must lie from 1 to the 28"):
+        PermutedMNIST(pool=0)
 
 
 def test_adding_makes_fresh_sequences_every_epoch_that_follow_the_seed():

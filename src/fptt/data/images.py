@@ -108,11 +108,9 @@ def rows(images: Tensor) -> Tensor:
     return images.transpose(0, 1)
 
 
-def pixels(images: Tensor, permutation: Tensor | None = None) -> Tensor:
-    """[batch, height, width] -> [height * width, batch, 1]: one pixel per time step, in the order of ``permutation``."""
-    flat = images.flatten(1)
-    flat = flat if permutation is None else flat[:, permutation]
-    return flat.T.unsqueeze(-1)
+def pixels(images: Tensor) -> Tensor:
+    """[batch, height, width] -> [height * width, batch, 1]: one pixel per time step, row by row."""
+    return images.flatten(1).T.unsqueeze(-1)
 
 
 def repeated(images: Tensor, time_steps: int) -> Tensor:

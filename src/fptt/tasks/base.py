@@ -72,6 +72,7 @@ class Task:
     adaptive: bool = option(True, "adaptive threshold (ALIF and LTC)")
     recurrent: bool = option(True, "recurrent connections within each layer")
     readout: Readout = option("liquid", "leak of the readout, or 'membrane' for a linear map of the last membrane potential")
+    initial_v: Literal["uniform", "zero"] = option("uniform", "membrane potentials start at random in (0, 1), or at zero")
     reset: Literal["hard", "soft"] = option("hard", "reset after a spike: to zero, or by subtraction of the threshold")
     surrogate: str = option("multi_gaussian", "surrogate derivative: " + ", ".join(surrogate.DERIVATIVES))
     seed: int = option(0, "seed of weights, data order and initial states")
@@ -192,7 +193,7 @@ class Task:
         return {
             "norm_steps": {"none": None, "time": self.time_steps, "shared": 1}[self.norm],
             "spike": surrogate.get(self.surrogate),
-            **{key: getattr(self, key) for key in ("neuron", "recurrent", "readout", "b0", "reset", "adaptive")},
+            **{key: getattr(self, key) for key in ("neuron", "recurrent", "readout", "b0", "initial_v", "reset", "adaptive")},
         }
 
     def loss(self) -> StepLoss:

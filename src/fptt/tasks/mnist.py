@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fptt.data import images
 from fptt.data.samples import Samples
@@ -69,7 +69,8 @@ class SequentialMNIST(MNISTSequence):
 
     name: ClassVar[str] = "smnist"
     inputs: ClassVar[int] = 1
-    time_steps: ClassVar[int] = 784
+
+    pool: int = option(1, "average the pixels over squares of so many first: 2 leaves 14 x 14, 196 steps")
 
     # Yin et al. 2023: Adamax 3e-3, alpha 0.1, beta 0.5, clip 1, batch 512, lr / 10 after epochs 10, 30, 50, 75, 90.
     epochs: int = option(100, "passes over the training set")
@@ -78,8 +79,17 @@ class SequentialMNIST(MNISTSequence):
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
     calibrate: int = option(10, "after each epoch, take the statistics of batch norms anew from so many batches")
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.pool <= 28:
+            raise InputError(f"--pool must lie from 1 to the 28 pixels of a row, got {self.pool}")
+        super().__post_init__()
+
+    @property
+    def time_steps(self) -> int:
+        return (28 // self.pool) ** 2
+
     def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        return images.pixels(x)
+        return images.pixels(nn.functional.avg_pool2d(x, self.pool))
 
 
 @dataclass
@@ -92,8 +102,8 @@ class PermutedMNIST(SequentialMNIST):
 
     @property
     def permutation(self) -> Tensor:
-        """The order of the pixels, int64 [784]."""
-        return torch.randperm(784, generator=torch.Generator().manual_seed(self.permutation_seed))
+        """The order of the pixels, int64 [time_steps]."""
+        return torch.randperm(self.time_steps, generator=torch.Generator().manual_seed(self.permutation_seed))
 
     def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        return images.pixels(x, self.permutation)
+        return super().encode(x, generator)[self.permutation]
