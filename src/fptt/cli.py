@@ -14,6 +14,7 @@ from fptt.errors import InputError
 COMMANDS = {
     "train": "train a network on a task, by default on handwritten digits",
     "evaluate": "test a trained run",
+    "compare": "train a grid of tasks, rules, neurons and seeds, and make one table of it",
     "plot": "draw learning curves, spike rasters and membrane traces of runs",
     "export": "write a trained network as one file that runs without fptt",
     "benchmark": "measure speed and memory of the learning rules on this machine",

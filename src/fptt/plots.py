@@ -96,6 +96,43 @@ def benchmark(rows: Sequence[dict[str, Any]], varied: str) -> Figure:
     return figure
 
 
+def comparison(table: Sequence[dict[str, Any]], axes: Sequence[str], names: dict[str, str]) -> Figure:
+    """Mean score and standard deviation of each cell of ``fptt compare``.
+
+    The first axis goes down, the second is told by colours, the others by panels; ``names`` are those of the scores.
+    """
+    panels = list(dict.fromkeys((tuple(row[axis] for axis in axes[2:]), row["score"]) for row in table))
+    down = list(dict.fromkeys(row[axes[0]] for row in table))
+    kinds = list(dict.fromkeys(row[axes[1]] for row in table)) if len(axes) > 1 else [None]
+    with plt.rc_context(STYLE):
+        height = 1.2 + 0.22 * len(down) * (len(kinds) + 0.6)
+        figure, drawn = plt.subplots(
+            1, len(panels), figsize=(1.6 + 3.4 * len(panels), height), sharey=True, squeeze=False, layout="constrained"
+        )
+        for (others, score), axis in zip(panels, drawn[0], strict=True):
+            scale = 1 if score == "test_mse" else 100
+            for number, (kind, colour) in enumerate(zip(kinds, COLOURS * len(kinds), strict=False)):
+                rows = [
+                    row
+                    for row in table
+                    if tuple(row[name] for name in axes[2:]) == others
+                    and row["score"] == score
+                    and (kind is None or row[axes[1]] == kind)
+                ]
+                places = [down.index(row[axes[0]]) + 0.8 * ((number + 0.5) / len(kinds) - 0.5) for row in rows]
+                spreads = [scale * (row["sd"] or 0) for row in rows]
+                axis.errorbar([scale * row["mean"] for row in rows], places, xerr=spreads, fmt="o", color=colour, label=kind)
+            axis.set_xlabel(f"{names[score]}{' (%)' if scale == 100 else ''}")
+            axis.set_title(", ".join(others), loc="left")
+            axis.set_yticks(range(len(down)), down)
+            if scale == 1:
+                axis.set_xscale("log")
+        drawn[0, 0].invert_yaxis()
+        if kinds != [None]:
+            drawn[0, -1].legend(title=axes[1], loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def raster(layers: Sequence[dict[str, Any]], title: str = "", sample: int = 0) -> Figure:
     """Spikes of each layer for one sample; ``layers`` as returned by ``training.record.record``."""
     with plt.rc_context({**STYLE, "axes.grid": False}):

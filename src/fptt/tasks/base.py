@@ -29,6 +29,16 @@ def option(default: Any, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
 
 
+def words_for(name: str, value: Any) -> list[str]:
+    """A setting as the command's words."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    if isinstance(value, tuple | list):
+        return [f"--{option}", *map(str, value)]
+    return [f"--{option}", "null" if value is None else str(value)]
+
+
 @dataclass
 class Task:
     """Settings common to all tasks. A task is a dataclass of its settings; every field is an option of the command."""
@@ -167,14 +177,7 @@ class Task:
             value = getattr(self, field.name)
             if value == field.default or field.name == "data":
                 continue
-            name = field.name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{name}" if value else f"--no-{name}")
-            else:
-                words += [
-                    f"--{name}",
-                    *(map(str, value) if isinstance(value, tuple) else ["null" if value is None else str(value)]),
-                ]
+            words += words_for(field.name, value)
         return shlex.join(words)
 
     @property

@@ -1,0 +1,219 @@
+"""A grid of runs from one file, and the table that they make: ``fptt compare``.
+
+settings: {task: smnist, pool: 2, hidden: [64]}     # of all runs, as in a run's config.yaml
+vary:                                               # every combination is a cell of the table
+  neuron: [ltc, lif]                                # values of a setting of that name,
+  rule:                                             # or names, and the settings that each stands for
+    FPTT: {rule: fptt}
+    FPTT-K: {rule: fptt, parts: 14}
+    BPTT: {rule: bptt}
+seeds: [0, 1, 2]                                    # every cell is run with each; [0] unless given
+except: [{rule: BPTT, neuron: ltc}]                 # cells that are left out
+baseline: {rule: BPTT}                              # what each cell is compared with, seed by seed
+"""
+
+import csv
+import io
+import itertools
+import math
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fptt.errors import InputError
+
+KEYS = ("settings", "vary", "seeds", "except", "baseline")
+SCORES = {"test_accuracy": "test accuracy", "test_map50": "test AP50", "test_mse": "test error"}  # of a summary
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of the grid: its name on each axis, its seed, and its settings."""
+
+    labels: dict[str, str]
+    seed: int
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Folder of the run."""
+        return (
+            "-".join(re.sub(r"[^\w.]+", "-", label).strip("-").lower() for label in self.labels.values()) + f"-seed{self.seed}"
+        )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid file that was read: the names of its axes, all its runs, and the baseline's names."""
+
+    axes: tuple[str, ...]
+    planned: list[Planned]
+    baseline: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> "Grid":
+        """Raises InputError where the file cannot be read or is no grid."""
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"cannot read the grid {path} ({type(error).__name__})") from None
+        if not isinstance(content, dict) or not isinstance(content.get("vary"), dict) or not content["vary"]:
+            raise InputError(f"{path} is no grid: it needs 'vary', a mapping from settings to their values")
+        if unknown := [key for key in content if key not in KEYS]:
+            raise InputError(f"{path}: unknown key '{unknown[0]}'; a grid has {', '.join(KEYS)}")
+        if not isinstance(content.get("settings", {}), dict):
+            raise InputError(f"{path}: 'settings' must be a mapping from settings to values")
+        axes = {str(name): cls._values(path, str(name), values) for name, values in content["vary"].items()}
+        seeds, left_out = content.get("seeds", [0]), content.get("except", [])
+        if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
+            raise InputError(f"{path}: 'seeds' must be a list of whole numbers, got {seeds}")
+        baseline = content.get("baseline", {})
+        if not (isinstance(left_out, list) and all(isinstance(cell, dict) for cell in (*left_out, baseline))):
+            raise InputError(
+                f"{path}: 'except' must be a list of cells and 'baseline' a cell, each a mapping from axes to names"
+            )
+        for names in (*left_out, baseline):
+            for axis, name in names.items():
+                if label(name) not in axes.get(axis, {}):
+                    raise InputError(f"{path}: there is no '{axis}: {name}' among what varies")
+        planned = []
+        for names in itertools.product(*axes.values()):
+            labels = dict(zip(axes, names, strict=True))
+            if any(all(labels[axis] == label(name) for axis, name in cell.items()) for cell in left_out):
+                continue
+            settings = dict(content.get("settings", {}))
+            for axis, name in labels.items():
+                settings |= axes[axis][name]
+            planned += [Planned(labels, seed, {**settings, "seed": seed}) for seed in dict.fromkeys(seeds)]
+        return cls(tuple(axes), planned, {axis: label(name) for axis, name in baseline.items()})
+
+    @staticmethod
+    def _values(path: Path, axis: str, values: Any) -> dict[str, dict[str, Any]]:
+        """The settings by the names on an axis."""
+        if isinstance(values, list) and values:
+            return {label(value): {axis: value} for value in values}
+        if isinstance(values, dict) and values and all(isinstance(settings, dict | None) for settings in values.values()):
+            return {label(name): settings or {} for name, settings in values.items()}
+        raise InputError(f"{path}: '{axis}' must be a list of values, or a mapping from names to settings")
+
+    def table(self, rows: list[Row]) -> list[Row]:
+        """One row per cell that was run: names, number of runs, and means over them.
+
+        ``mean`` and ``sd`` are of the test score, ``difference`` and ``difference_sd`` of its differences from the baseline's
+        with the same seed; standard deviations are those of samples, None for a single one.
+        """
+        cells: dict[tuple[str, ...], list[Row]] = {}
+        for row in rows:
+            cells.setdefault(tuple(row[axis] for axis in self.axes), []).append(row)
+        result = []
+        for planned in dict.fromkeys(tuple(plan.labels.values()) for plan in self.planned):
+            if (own := cells.get(planned)) is None:
+                continue
+            labels = dict(zip(self.axes, planned, strict=True))
+            of_baseline = {row["seed"]: score(row)[1] for row in cells.get(tuple({**labels, **self.baseline}.values()), [])}
+            compared = [score(row)[1] - of_baseline[row["seed"]] for row in own if row["seed"] in of_baseline]
+            result.append(
+                {
+                    **labels,
+                    "runs": len(own),
+                    "score": score(own[0])[0],
+                    **spread("mean", "sd", [score(row)[1] for row in own]),
+                    **(spread("difference", "difference_sd", compared) if self.baseline else {}),
+                    "firing_rate": statistics.fmean(row["firing_rate"] for row in own),
+                    "peak_memory_mb": statistics.fmean(row["peak_memory_mb"] for row in own),
+                    "training_seconds": statistics.fmean(row["seconds_per_epoch"] * row["epochs"] for row in own),
+                    "parameters": own[0]["parameters"],
+                }
+            )
+        return result
+
+    def markdown(self, table: list[Row]) -> str:
+        """``table`` to be read."""
+        against = " ".join(self.baseline.values())
+        scores = list(dict.fromkeys(row["score"] for row in table))
+        head = [*self.axes, "runs", " / ".join(SCORES[name] for name in scores)]
+        head += [f"difference from {against}"] * bool(self.baseline) + ["firing rate", "peak memory", "training"]
+        lines = [head, ["---"] * len(head)]
+        for row in table:
+            percent = row["score"] != "test_mse"
+            cells = [*(row[axis] for axis in self.axes), str(row["runs"]), with_spread(row["mean"], row["sd"], percent)]
+            if self.baseline:
+                own = all(row[axis] == name for axis, name in self.baseline.items())
+                cells.append("" if own else with_spread(row["difference"], row["difference_sd"], percent, signed=True))
+            cells += [f"{row['firing_rate']:.3f}", f"{row['peak_memory_mb']:.0f} MB", f"{row['training_seconds']:.0f} s"]
+            lines.append(cells)
+        return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def label(value: Any) -> str:
+    """The name of a value of a setting."""
+    if isinstance(value, list):
+        return " ".join(map(label, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def score(row: Row) -> tuple[str, float]:
+    """Name and value of a summary's test score. Raises InputError where there is none."""
+    for name in SCORES:
+        if row.get(name) is not None:
+            return name, row[name]
+    raise InputError(f"a run without a test set cannot be compared: {row.get('command')}")
+
+
+def spread(mean: str, sd: str, values: list[float]) -> Row:
+    return {
+        mean: statistics.fmean(values) if values else None,
+        sd: statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def with_spread(mean: float | None, sd: float | None, percent: bool, signed: bool = False) -> str:
+    if mean is None:
+        return ""
+    if not percent:
+        return f"{mean:{'+' if signed else ''}.4f}" + ("" if sd is None else f" ± {sd:.4f}")
+    text = f"{100 * mean:{'+' if signed else ''}.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+    return text + (" points" if signed else " %")
+
+
+def write_csv(rows: list[Row]) -> str:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_csv(path: Path, axes: tuple[str, ...]) -> list[Row]:
+    """The rows of a runs.csv, numbers as numbers; none where there is no file. Raises InputError where it is damaged."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as file:
+            rows = [{key: text if key in axes else number(text) for key, text in row.items()} for row in csv.DictReader(file)]
+        for row in rows:
+            score(row)
+            if missing := [key for key in ("seed", "command", *axes) if row.get(key) is None]:
+                raise KeyError(missing[0])
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no record of this grid's runs ({type(error).__name__} {error}): move it away") from None
+    return rows
+
+
+def number(text: str) -> Any:
+    """What a cell of a CSV file holds: None, a number, or the text itself."""
+    if text == "":
+        return None
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return value if math.isfinite(value) else text
+    return text

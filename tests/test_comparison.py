@@ -1,0 +1,176 @@
+"""Grids of runs: what a file means, what the table says, and that nothing done is done twice."""
+
+import json
+import threading
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fptt import InputError, cli
+from fptt.commands.launch import Job, in_processes, through_submitit
+from fptt.comparison import Grid, read_csv, with_spread, write_csv
+from fptt.tasks.digits import Digits
+from fptt.training.loop import Trainer
+from fptt.training.run import Run
+
+TINY = {"task": "digits", "epochs": 2, "hidden": [4], "threads": 1, "compile": False}
+GRID = {
+    "settings": TINY,
+    "vary": {"neuron": ["lif", "ltc"], "rule": {"FPTT": None, "4 parts": {"parts": 4}, "BPTT": {"rule": "bptt"}}},
+    "seeds": [3, 4],
+    "except": [{"neuron": "ltc", "rule": "4 parts"}],
+    "baseline": {"rule": "BPTT"},
+}
+
+
+@pytest.fixture
+def grid(tmp_path):
+    def written(**changes):
+        path = tmp_path / "some.yaml"
+        path.write_text(yaml.safe_dump({**GRID, **changes}, sort_keys=False))
+        return path
+
+    return written
+
+
+def test_every_combination_but_the_exceptions_is_planned(grid):
+    planned = Grid.read(grid()).planned
+    assert len(planned) == 5 * 2 and len({plan.name for plan in planned}) == 10
+    assert planned[2].labels == {"neuron": "lif", "rule": "4 parts"} and planned[2].name == "lif-4-parts-seed3"
+    assert planned[2].settings == {**TINY, "neuron": "lif", "parts": 4, "seed": 3}
+    assert not [plan for plan in planned if plan.labels == {"neuron": "ltc", "rule": "4 parts"}]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"vary": {}}, "needs 'vary'"),
+        ({"vary": {"rule": "fptt"}}, "'rule' must be a list of values, or a mapping"),
+        ({"vary": {"rule": {"fast": 3}}}, "'rule' must be a list of values, or a mapping"),
+        ({"seed": 3}, "unknown key 'seed'"),
+        ({"seeds": 3}, "'seeds' must be a list of whole numbers"),
+        ({"except": [{"neuron": "alif"}]}, "no 'neuron: alif' among what varies"),
+        ({"baseline": {"rules": "BPTT"}}, "no 'rules: BPTT' among what varies"),
+        ({"settings": 5}, "'settings' must be a mapping"),
+        ({"except": {"neuron": "lif"}}, "'except' must be a list of cells"),
+    ],
+)
+def test_what_is_wrong_with_a_grid_is_said(grid, changes, message):
+    with pytest.raises(InputError, match=message):
+        Grid.read(grid(**changes))
+
+
+def row(neuron, rule, seed, accuracy):
+    return {
+        **{"neuron": neuron, "rule": rule, "seed": seed, "test_accuracy": accuracy, "command": f"fptt {neuron} {rule} {seed}"},
+        **{"firing_rate": 0.1, "peak_memory_mb": 100.0, "seconds_per_epoch": 2.0, "epochs": 3, "parameters": 7},
+    }
+
+
+def test_the_table_has_means_and_differences_of_pairs(grid, tmp_path):
+    of = Grid.read(grid())
+    rows = [row("lif", "FPTT", 3, 0.5), row("lif", "FPTT", 4, 0.9), row("lif", "BPTT", 3, 0.4), row("lif", "BPTT", 4, 0.6)]
+    rows += [row("lif", "FPTT", 5, 0.1), row("ltc", "FPTT", 3, 0.25)]
+    table = {(line["neuron"], line["rule"]): line for line in of.table(rows)}
+    assert list(table) == [("lif", "FPTT"), ("lif", "BPTT"), ("ltc", "FPTT")], "in the order of the file"
+    line = table["lif", "FPTT"]
+    assert line["runs"] == 3 and line["mean"] == pytest.approx(0.5) and line["sd"] == pytest.approx(0.4)
+    assert line["difference"] == pytest.approx(0.2), "seed 5 has no partner"
+    assert line["difference_sd"] == pytest.approx(0.2 / 2**0.5)
+    assert table["lif", "BPTT"]["difference"] == 0
+    assert table["ltc", "FPTT"]["sd"] is None and table["ltc", "FPTT"]["difference"] is None
+    assert line["training_seconds"] == 6
+    markdown = of.markdown(of.table(rows)).splitlines()
+    assert markdown[0].split(" | ")[3:5] == ["test accuracy", "difference from BPTT"]
+    assert "| lif | FPTT | 3 | 50.0 ± 40.0 % | +20.0 ± 14.1 points |" in markdown[2]
+    assert "| lif | BPTT | 2 | 50.0 ± 14.1 % |  |" in markdown[3]
+    assert with_spread(0.0123, 0.001, percent=False) == "0.0123 ± 0.0010"
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.text('ab,"\n ', min_size=1))
+def test_a_record_is_read_as_it_was_written(tmp_path_factory, accuracies, command):
+    rows = [{**row("lif", "1", seed, a), "command": "x" + command, "machine": None} for seed, a in enumerate(accuracies)]
+    path = tmp_path_factory.mktemp("record") / "runs.csv"
+    path.write_text(write_csv(rows), newline="")
+    assert read_csv(path, ("neuron", "rule")) == rows
+
+
+def test_a_grid_is_trained_once_and_what_fails_is_told(grid, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = grid(vary={"rule": ["fptt", "bptt", "eprop"]}, seeds=[0, 1], baseline={"rule": "fptt"}, **{"except": []})
+    stopped = Trainer(
+        Digits(epochs=2, hidden=(4,), threads=1, compile=False, rule="bptt"), Run(tmp_path / "runs/some/runs/bptt-seed0")
+    )
+    stopped.run.create(stopped.task)
+    stopped.task.epochs = 1
+    stopped.fit(Silent())
+    (stopped.run.folder / "summary.json").unlink()
+    assert cli.main(["compare", str(path), "--jobs", "2", "--json"]) == 1
+    output = json.loads(capsys.readouterr().out)
+    assert set(output["failed"]) == {"eprop-seed0", "eprop-seed1"} and "readout fixed" in output["failed"]["eprop-seed0"]
+    folder = tmp_path / "runs" / "some"
+    assert {file.name for file in folder.iterdir()} == {"grid.yaml", "runs.csv", "table.csv", "table.md", "picture.png", "runs"}
+    rows = read_csv(folder / "runs.csv", ("rule",))
+    assert [(line["rule"], line["seed"]) for line in rows] == [("fptt", 0), ("fptt", 1), ("bptt", 0), ("bptt", 1)]
+    assert [line["epochs"] for line in rows] == [2] * 4
+    assert len(Run(folder / "runs" / "bptt-seed0").metrics()) == 2, "its first epoch was not trained again"
+    assert [line["rule"] for line in output["table"]] == ["fptt", "bptt"]
+
+    for file in (folder / "runs").rglob("*.pt"):
+        file.unlink()  # whoever trains again would need them
+    (folder / "runs.csv").write_text(write_csv(rows[:3]), newline="")
+    assert cli.main(["compare", str(path), "--collect"]) == 0
+    assert "| bptt | 1 |" in capsys.readouterr().out
+    grid(vary={"rule": ["fptt", "bptt"]}, seeds=[0, 1], baseline={"rule": "fptt"}, **{"except": []})
+    assert cli.main(["compare", str(path)]) == 0, "what its folder shows to be done is taken over"
+    assert read_csv(folder / "runs.csv", ("rule",)) == rows
+    grid(settings={**TINY, "lr": 0.5}, vary={"rule": ["fptt"]}, seeds=[0], baseline={}, **{"except": []})
+    capsys.readouterr()
+    assert cli.main(["compare", str(path)]) == 2
+    assert "holds fptt-seed0 with other settings" in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+class Silent:
+    def batch(self, *_):
+        pass
+
+    def epoch(self, row):
+        pass
+
+
+def test_stopping_saves_what_runs_and_begins_nothing_more(tmp_path):
+    words = ["train", "digits", "--epochs", "10000", "--hidden", "4", "--no-compile", "--out"]
+    jobs = [Job(name, [*words, str(tmp_path / name)], tmp_path / f"{name}.log") for name in ("first", "second")]
+    stop = threading.Event()
+
+    def when_it_trains():
+        while not (tmp_path / "first" / "metrics.jsonl").exists() and not stop.wait(0.05):
+            pass
+        stop.set()
+
+    watcher = threading.Thread(target=when_it_trains)
+    watcher.start()
+    try:
+        assert list(in_processes(jobs, 1, stop)) == []
+    finally:
+        stop.set()
+        watcher.join()
+    assert Run(tmp_path / "first").checkpoint.exists() and not (tmp_path / "second").exists()
+    assert "stopped and saved" in (tmp_path / "first.log").read_text()
+
+
+def test_a_cluster_runs_it_too(tmp_path):
+    pytest.importorskip("submitit")
+    words = ["train", "digits", "--epochs", "1", "--hidden", "4", "--no-compile", "--out"]
+    jobs = [
+        Job("good", [*words, str(tmp_path / "good")], tmp_path / "log"),
+        Job("bad", [*words, str(tmp_path / "bad"), "--alpha", "-1"], tmp_path / "log"),
+    ]
+    options = {"cluster": "local", "folder": tmp_path / "submitit", "parameters": {"timeout_min": 5}}
+    ended = {job.name: message for job, message in through_submitit(jobs, 2, threading.Event(), **options)}
+    assert ended["good"] is None and "--alpha must be positive" in ended["bad"]
+    assert Run(tmp_path / "good").summary()["test_accuracy"] > 0
+    with pytest.raises(InputError, match="local takes no jobs"):
+        list(through_submitit(jobs, 2, threading.Event(), **{**options, "parameters": {"minutes": 5}}))
