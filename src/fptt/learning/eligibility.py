@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from fptt import state as states
@@ -15,12 +16,22 @@ from fptt.state import State
 class Eligibility(NamedTuple):
     """Traces by the names of synapses and gates; none before the first step.
 
-    ``state`` [tensors of the neuron's state, batch, outputs, inputs + bias], of what each neuron carries on, and for the last
-    layer ``filtered`` [batch, outputs, inputs + bias], that of its spikes as the readout remembers them.
+    ``state`` has one [batch, outputs, inputs + bias] for each tensor of the neuron's state, None for one that the next step of
+    the neuron does not depend on; ``filtered`` of that shape is that of the last layer's spikes as the readout has them.
     """
 
-    state: dict[str, Tensor]
+    state: dict[str, tuple[Tensor | None, ...]]
     filtered: dict[str, Tensor]
+
+
+class Derivatives(NamedTuple):
+    """Of one step of a neuron run by itself; None where nothing depends.
+
+    ``d`` [after][before], each [batch, neurons]; ``p`` by synapse and gate [after], each [batch, outputs].
+    """
+
+    d: list[list[Tensor | None]]
+    p: dict[str, list[Tensor | None]]
 
 
 class Unit(NamedTuple):
@@ -46,8 +57,8 @@ class Wiring(NamedTuple):
 class Step:
     """One step of e-prop: what its hooks see on the way through the model.
 
-    The graph is the model's own. To the state after it the hooks add sums that are zero, (W_ji - W_ji) D_j[t]
-    eligibility_ji[t-1], whose gradient with respect to W_ji is that of the past.
+    The graph is the model's own. To the state after it the hooks add zeros (``Past``), whose gradient with respect to W_ji is
+    D_j[t] eligibility_ji[t-1], that of the past.
     """
 
     def __init__(self, wiring: Wiring, before: Eligibility):
@@ -110,16 +121,13 @@ class Step:
                 raise InputError(f"eprop needs the output of {type(module).__name__} to be one of the tensors of its state")
             if arguments[1] is None:
                 raise InputError("eprop needs a state before the first step: give the model a method initial_state(x_t)")
-            d, currents = self.derivatives(unit, *arguments)
-            past: dict[str, Tensor] = {}
-            for name, p in currents.items():
-                self.after.state[name] = torch.einsum("kbo,bi->kboi", p, self.inputs[name])
-                if name in self.before.state:
-                    rates = p.shape[2] // z.shape[1]  # a gate may serve several: output o is that of neuron o modulo neurons
-                    past[name] = torch.einsum("klbo,lboi->kboi", d.repeat(1, 1, 1, rates), self.before.state[name])
-                    self.after.state[name] += past[name]
+            d, p = self.derivatives(unit, *arguments)
+            self.carry(d, p, place, unit is self.wiring.last and self.wiring.kappa > 0)
             for k in range(len(after)) if self.wiring.membrane else [place]:
-                after[k] = after[k] + self.weights({name: e[k] for name, e in past.items()}, after[k])
+                for name in p:
+                    if name in self.before.state:
+                        terms = [(r, e) for r, e in zip(d[k], self.before.state[name], strict=True) if r is not None]
+                        after[k] = self.with_past(after[k], name, terms)
             if unit is self.wiring.last:
                 self.spikes = after[place], place
             remaining = iter(after)
@@ -127,8 +135,25 @@ class Step:
 
         return hook
 
-    def derivatives(self, unit: Unit, current: Tensor, state: State) -> tuple[Tensor, dict[str, Tensor]]:
-        """D [after, before, batch, neurons], and p [after, batch, outputs] by synapse and gate, of the neuron run by itself.
+    def carry(self, d: list[list[Tensor | None]], p: dict[str, list[Tensor | None]], place: int, filtered: bool) -> None:
+        """The traces after the step, of all that feeds one neuron module; ``place`` is that of its spikes in its state."""
+        known = {name: self.before.state[name] for name in p if name in self.before.state}
+        for column, *traces in zip(zip(*d, strict=True), *known.values(), strict=True):
+            if any(r is not None for r in column) and any(e is None for e in traces):
+                raise InputError("eprop needs a neuron that depends on the same tensors of its state at every step")
+        kept = [any(row[k] is not None for row in d) for k in range(len(d))]
+        for name, rates in p.items():
+            s, traces, outputs = self.inputs[name], known.get(name, ()), self.currents[name].shape[1]
+            after = [trace(d[k], traces, rates[k], s, outputs) if kept[k] else None for k in range(len(d))]
+            self.after.state[name] = tuple(after)
+            if filtered:
+                e, fading = after[place], self.before.filtered.get(name)
+                if e is None:
+                    e = trace(d[place], traces, rates[place], s, outputs)
+                self.after.filtered[name] = e if fading is None else torch.add(e, fading, alpha=self.wiring.kappa)
+
+    def derivatives(self, unit: Unit, current: Tensor, state: State) -> Derivatives:
+        """D and p of the neuron run by itself.
 
         Elementwise as it is then, one backward pass for each tensor of the state gives all neurons their derivatives.
         """
@@ -138,32 +163,69 @@ class Step:
         _, after = unit.module.forward(alone, own)
         self.alone = False
         gates = [name for name in unit.gates if name in self.currents]
-        wanted = [alone, *(self.currents[name] for name in gates), *states.leaves(own)]
-        columns = [torch.stack(column) for column in zip(*(rows(leaf, wanted) for leaf in states.leaves(after)), strict=True)]
-        p = dict(zip(gates, columns[1:], strict=False))
         names = [name for name in unit.synapses if name in self.currents]
+        wanted = [alone, *(self.currents[name] for name in gates), *states.leaves(own)]
+        found = [rows(leaf, wanted) for leaf in states.leaves(after)]
+        p = {name: [row[1 + j] for row in found] for j, name in enumerate(gates)}
         for name, share in zip(names, rows(current, [self.currents[name] for name in names]), strict=True):
-            p[name] = columns[0] * share
-        return torch.stack(columns[1 + len(gates) :], 1), p
+            p[name] = [None if row[0] is None or share is None else row[0] * share for row in found]
+        return Derivatives([row[1 + len(gates) :] for row in found], p)
 
     def enter_readout(self, module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
         """A hook before the map to the readout, which still remembers kappa of what it was given before."""
         if self.spikes is None or arguments[0] is not self.spikes[0]:
             raise InputError("eprop needs a readout that reads the last layer's output and nothing else")
-        z, place = self.spikes
-        past = {name: self.wiring.kappa * e for name, e in self.before.filtered.items()}
-        for name in (*self.wiring.last.synapses, *self.wiring.last.gates):
-            self.after.filtered[name] = self.after.state[name][place] + past.get(name, 0)
-        return (z + self.weights(past, z),)
+        z, _ = self.spikes
+        kappa = torch.full_like(z, self.wiring.kappa)
+        for name, e in self.before.filtered.items():
+            z = self.with_past(z, name, [(kappa, e)])
+        return (z,)
 
-    def weights(self, eligibility: dict[str, Tensor], like: Tensor) -> Tensor:
-        """Zeros ``like`` [batch, neurons], whose gradients with respect to weights and biases are ``eligibility``."""
-        total = torch.zeros_like(like)
-        for name, e in eligibility.items():
-            synapse = self.wiring.synapses[name]
-            w = synapse.weight if synapse.bias is None else torch.cat((synapse.weight, synapse.bias.unsqueeze(1)), 1)
-            total = total + torch.einsum("boi,oi->bo", e, w - w.detach()).unflatten(1, (-1, like.shape[1])).sum(1)
-        return total
+    def with_past(self, value: Tensor, name: str, terms: list[tuple[Tensor, Any]]) -> Tensor:
+        """``value`` [batch, neurons] as it is, and with the gradient of the past with respect to the weights of a synapse."""
+        synapse = self.wiring.synapses[name]
+        zeros: Tensor = Past.apply(value, synapse.weight, synapse.bias, *(t for pair in terms for t in pair))
+        return value + zeros
+
+
+class Past(torch.autograd.Function):
+    """Zeros like ``value``, whose gradient with respect to a synapse's weights sums ``rate * trace`` over the batch."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, weight: Tensor, bias: Tensor | None, *terms: Tensor) -> Tensor:
+        ctx.save_for_backward(*terms)
+        ctx.bias = bias is not None
+        return torch.zeros_like(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        terms, total = ctx.saved_tensors, None
+        for rate, e in zip(terms[::2], terms[1::2], strict=True):
+            part = torch.einsum("bo,boi->oi", per_output(grad * rate, e.shape[1]), e)
+            total = part if total is None else total + part
+        if total is None:
+            return (None,) * 3
+        weight, bias = (total[:, :-1], total[:, -1]) if ctx.bias else (total, None)
+        return None, weight, bias, *(None for _ in terms)
+
+
+def trace(d: list[Tensor | None], traces: tuple[Tensor | None, ...], p: Tensor | None, s: Tensor, outputs: int) -> Tensor:
+    """Sum over l of D_l trace_l, plus p s: [batch, outputs, inputs + bias], without what is structurally zero."""
+    total: Tensor | None = None
+    for rate, e in zip(d, traces, strict=False):
+        if rate is not None and e is not None:
+            rate = per_output(rate, outputs).unsqueeze(2)
+            total = rate * e if total is None else total.addcmul_(rate, e)
+    if p is not None:
+        p, s = p.unsqueeze(2), s.unsqueeze(1)
+        total = p * s if total is None else total.addcmul_(p, s)
+    return s.new_zeros(len(s), outputs, s.shape[-1]) if total is None else total
+
+
+def per_output(x: Tensor, outputs: int) -> Tensor:
+    """``x`` [batch, neurons] for all outputs of a gate that may serve several: output o is that of neuron o modulo neurons."""
+    return x if x.shape[1] == outputs else x.repeat(1, outputs // x.shape[1])
 
 
 def with_one(synapse: Any, x: Tensor) -> Tensor:
@@ -171,12 +233,11 @@ def with_one(synapse: Any, x: Tensor) -> Tensor:
     return x.detach() if synapse.bias is None else F.pad(x.detach(), (0, 1), value=1.0)
 
 
-def rows(value: Tensor, wanted: list[Tensor]) -> list[Tensor]:
-    """The derivatives of an elementwise ``value`` with respect to each of ``wanted``; zero where there is none."""
+def rows(value: Tensor, wanted: list[Tensor]) -> list[Tensor | None]:
+    """The derivatives of an elementwise ``value`` with respect to each of ``wanted``; None where there is none."""
     if not value.requires_grad or not wanted:
-        return [torch.zeros_like(t) for t in wanted]
-    found = torch.autograd.grad(value, wanted, torch.ones_like(value), retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(t) if g is None else g for g, t in zip(found, wanted, strict=True)]
+        return [None] * len(wanted)
+    return list(torch.autograd.grad(value, wanted, torch.ones_like(value), retain_graph=True, allow_unused=True))
 
 
 def random_feedback(feedback: Tensor) -> Callable[..., Tensor]:

@@ -13,8 +13,9 @@ learning signal dE[t]/dh_j[t] goes back through the layers at step t alone. For 
 leave in the readout: the eligibility of the spikes is filtered by the readout's leak kappa, the paper's F_kappa.
 
 Hence for one layer without recurrence the gradient is that of backpropagation through time. Memory does not grow with the
-sequence; it is (tensors of the state + 1) x batch x neurons x (inputs + 1) numbers for each synapse, and every step computes
-them all anew: for wide layers, liquid ones above all, many times the work of backpropagation.
+sequence; it is (tensors of the state + 1) x batch x neurons x (inputs + 1) numbers for each synapse, less those of tensors that
+the next step does not depend on, and every step computes them all anew: for wide layers, liquid ones above all, many times the
+work of backpropagation.
 
 Liquid neurons (LTC) have gates on currents and states of the whole layer. Here, an extension of the paper: of a gate's matrix D
 and p keep the diagonal, what neuron j tells its own gates, and the gates' weights are synapses with an eligibility too. That
