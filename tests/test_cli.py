@@ -258,6 +258,41 @@ def test_evaluation_of_a_run_on_another_set(run, trained):
     assert status == 0 and json.loads(out)["samples"] == 200
 
 
+def test_scores_after_every_step_and_costs(run, trained, tmp_path):
+    status, out, _ = run("evaluate", "first", "--steps", "--cost", "--json")
+    result = json.loads(out)
+    assert status == 0 and result["accuracy"] == result["steps"]["accuracy"][-1] == trained[1]["test_accuracy"]
+    assert len(result["steps"]["loss"]) == len(result["cost"]["steps"]["effective_macs"]) == 8
+    cost = result["cost"]
+    assert sum(row["dense"] for row in cost["products"]) == cost["dense_operations"]
+    assert cost["firing_rates"]["layers.0.neuron"] == pytest.approx(result["firing_rate"])
+    status, out, _ = run("evaluate", "first", "--steps", "--cost")
+    assert status == 0 and f"{100 * result['steps']['accuracy'][2]:.2f} %" in out
+    assert f"{cost['effective_acs']:,.0f} a sample" in out and "layers.0.neuron.rates.from_states.1" in out
+    for split, samples in (("test", result["steps"]["accuracy"]), ("validation", None)):
+        words = ["plot", "first", "first", "--kind", "steps", "--labels", "a", "b", "--split", split, "--json"]
+        status, out, err = run(*words)
+        assert status == 0, err
+        drawn = json.loads(out)
+        assert drawn["runs"][0] == drawn["runs"][1] and len(drawn["runs"][0]["accuracy"]) == 8
+        assert (drawn["runs"][0]["accuracy"] == samples) == (split == "test")
+    assert (tmp_path / "first" / "steps.png").stat().st_size > 5000
+
+
+def test_runs_of_other_lengths_share_a_picture_and_of_other_measures_do_not(run, trained):
+    pixels = ["--order", "pixels", "--neuron", "lstm", "--norm", "none", "--rule", "bptt"]
+    assert run("train", *QUICK, *pixels, "--out", "pixels")[0] == 0
+    assert run("plot", "first", "pixels", "--kind", "steps", "--out", "steps.svg")[0] == 0
+    with open("steps.svg") as file:
+        assert "share of the sequence" in file.read()
+    adding = ["--length", "4", "--iterations", "1", "--held-out", "4", "--epochs", "1", "--batch-size", "4", "--hidden", "3"]
+    assert run("train", "adding", *adding, "--out", "adding")[0] == 0
+    status, out, err = run("plot", "adding", "--kind", "steps", "--json")
+    assert status == 0 and len(json.loads(out)["runs"][0]["mse"]) == 4
+    status, _, err = run("plot", "first", "adding", "--kind", "steps")
+    assert status == 2 and err == "fptt: first has accuracy, adding mse: draw each by itself\n"
+
+
 def test_the_threads_of_other_tests_are_left_alone(run):
     before = torch.get_num_threads()
     assert run("train", *QUICK)[0] == 0

@@ -76,6 +76,24 @@ def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
     return figure
 
 
+def steps(runs: Sequence[tuple[str, Sequence[float]]], metric: str) -> Figure:
+    """The ``metric`` after each time step for each (label, values); against the share of the sequence where lengths differ."""
+    alike = len({len(values) for _, values in runs}) == 1
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+        for (label, values), colour in zip(runs, COLOURS * len(runs), strict=False):
+            ends = np.arange(1, len(values) + 1)
+            marker = "o" if len(values) <= 30 else None
+            axis.plot(ends if alike else ends / len(values), values, color=colour, marker=marker, markersize=4, label=label)
+        axis.set(xlabel="time steps seen" if alike else "share of the sequence seen")
+        axis.set_ylabel("mean squared error" if metric == "mse" else metric)
+        axis.set_ylim(bottom=0)
+        if alike:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def benchmark(rows: Sequence[dict[str, Any]], varied: str) -> Figure:
     """Step time and memory of each rule against what varied, from the rows of ``fptt benchmark``."""
     values = sorted({row[varied] for row in rows})

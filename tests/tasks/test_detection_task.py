@@ -41,6 +41,14 @@ def test_a_folder_of_images_becomes_a_tested_detector(options, folder, run):
     status, out, err = run("evaluate", "r", "--split", "validation", "--json")
     assert status == 0, err
     assert 0 <= json.loads(out)["map50"] <= 1
+    split = ("--split", "validation")
+    status, out, err = run("evaluate", "r", *split, "--cost", "--json")
+    assert status == 0, err
+    assert json.loads(out)["cost"]["dense_operations"] > 1e5
+    for words in (("evaluate", "r", "--steps"), ("plot", "r", "--kind", "steps")):
+        status, _, err = run(*words, *split)
+        assert status == 2 and err.startswith("fptt: task 'voc' finds objects: scores after every step are")
+        assert err.count("\n") == 1
     status, _, err = run("train", "--resume", "r", "--epochs", "2")
     assert status == 0, err
     assert run("plot", "r", "--out", "curves.png")[0] == 0

@@ -173,6 +173,24 @@ def test_evaluation_repeats_and_does_not_depend_on_the_batch_size(case, tmp_path
     assert torch.equal(torch.get_rng_state(), random), "an evaluation leaves the training's random numbers alone"
 
 
+@pytest.mark.parametrize("case", ["fptt", "bptt-lstm", "adding", "images"])
+def test_the_score_after_each_step_is_that_of_sequences_that_end_there(case, tmp_path, small_mnist):
+    trainer = start(CASES[case], tmp_path)
+    trainer.fit(Silent())
+    test = trainer.task.sets()[2]
+    whole = trainer.evaluate(test)
+    result = trainer.evaluate(test, every_step=True)
+    steps = result.pop("steps")
+    assert result == pytest.approx(whole, rel=0, abs=0, nan_ok=True)
+    assert {key: values[-1] for key, values in steps.items()} == pytest.approx(whole, rel=0, abs=0, nan_ok=True)
+    assert all(len(values) == trainer.task.time_steps for values in steps.values())
+    encode = type(trainer.task).encode
+    for end in range(1, trainer.task.time_steps):
+        trainer.task.encode = lambda x, generator, end=end: encode(trainer.task, x, generator)[:end]
+        expected = trainer.evaluate(test)
+        assert {key: values[end - 1] for key, values in steps.items()} == pytest.approx(expected, rel=1e-9, nan_ok=True)
+
+
 def test_evaluation_uses_the_averaged_weights(tmp_path):
     trainer = start(small(), tmp_path)
     trainer.train_epoch(trainer.task.sets()[0], threading.Event(), Silent())

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import jsonargparse
 
 from fptt import tasks
+from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.learning.fptt import FPTT
 from fptt.tasks.base import Task
@@ -73,6 +74,19 @@ def trained(options: argparse.Namespace) -> Trainer:
     if isinstance(trainer.optimizer, FPTT):
         trainer.optimizer.restart_from_average()
     return trainer
+
+
+def chosen_set(trainer: Trainer, split: str) -> Samples:
+    """The "test" or "validation" set of a run. Raises InputError where it has none."""
+    _, validation_set, test_set = trainer.task.sets()
+    samples = test_set if split == "test" else validation_set
+    if not len(samples):
+        raise InputError(f"{trainer.run.folder} was trained without a {split} set: choose another with --split")
+    return samples
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="set to evaluate on (test)")
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -2,23 +2,80 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from fptt.commands.common import add_common, show, trained
-from fptt.errors import InputError
+from rich.console import Console
+from rich.table import Column, Table
+
+from fptt.commands.common import add_common, add_split, chosen_set, show, trained
+from fptt.cost import measure
+
+ROWS = 10  # of the scores after each step that are printed; JSON has all
 
 
 def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="fptt evaluate", description="Test the last checkpoint of a run.")
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--split", choices=("test", "validation"), default="test", help="set to evaluate on (test)")
+    parser.add_argument("--steps", action="store_true", help="and what the score would be after each time step")
+    parser.add_argument("--cost", action="store_true", help="and what it costs: operations, sparsity, an estimate of energy")
+    add_split(parser)
     add_common(parser)
     options = parser.parse_args(arguments)
     trainer = trained(options)
-    _, validation_set, test_set = trainer.task.sets()
-    samples = test_set if options.split == "test" else validation_set
-    if not len(samples):
-        raise InputError(f"{options.run} was trained without a {options.split} set: choose another with --split")
+    samples = chosen_set(trainer, options.split)
     result = {"run": str(options.run), **trainer.task.notes(), "split": options.split, "samples": len(samples)}
-    result |= trainer.evaluate(samples)
-    show(result, options.json)
+    result |= trainer.evaluate(samples, every_step=options.steps)
+    if options.cost:
+        result["cost"] = measure(trainer.stepped, (sequence for sequence, _ in trainer.sequences(samples)))
+    if options.json:
+        show(result, as_json=True)
+        return 0
+    steps, cost = result.pop("steps", None), result.pop("cost", None)
+    show(result | (costs(cost) if cost else {}), as_json=False)
+    if steps:
+        Console().print(scores(steps))
+    if cost:
+        Console().print(operations(cost))
+        if cost["firing_rates"]:
+            Console().print(firing_rates(cost))
     return 0
+
+
+def scores(steps: dict[str, list[float]]) -> Table:
+    """The scores after some of the steps, evenly spread, and after the last."""
+    last = len(steps["loss"])
+    table = Table("after step", *(key.replace("_", " ") for key in steps))
+    for step in sorted({-(-last * row // ROWS) for row in range(1, ROWS + 1)}):
+        values = {key: values[step - 1] for key, values in steps.items()}
+        table.add_row(str(step), *(f"{100 * v:.2f} %" if key == "accuracy" else f"{v:.5g}" for key, v in values.items()))
+    return table
+
+
+def costs(cost: dict[str, Any]) -> dict[str, str]:
+    """The figures of ``fptt.cost.measure`` with their units."""
+    time_steps = len(cost["steps"]["dense_operations"])
+    per_sample = ("dense_operations", "effective_macs", "effective_acs", "membrane_updates")
+    sparsity = cost["activation_sparsity"]
+    return {
+        "footprint": f"{cost['footprint_bytes']:,} bytes",
+        "connection_sparsity": f"{100 * cost['connection_sparsity']:.2f} %",
+        "activation_sparsity": "no neurons" if sparsity is None else f"{100 * sparsity:.2f} %",
+        **{key: f"{cost[key]:,.0f} a sample, {cost[key] / time_steps:,.0f} a step" for key in per_sample},
+        "energy_estimate": f"{cost['energy_estimate_nj'] / 1000:.4g} µJ a sample, of arithmetic alone",
+    }
+
+
+def operations(cost: dict[str, Any]) -> Table:
+    """The products with each weight matrix or kernel."""
+    table = Table(Column("product with", no_wrap=True), "", "dense", "effective", title="Operations a sample")
+    for row in cost["products"]:
+        table.add_row(row["name"], row["operation"], f"{row['dense']:,.0f}", f"{row['effective']:,.0f}")
+    return table
+
+
+def firing_rates(cost: dict[str, Any]) -> Table:
+    """The layers' spikes per neuron and step."""
+    table = Table("neurons", "firing rate")
+    for name, rate in cost["firing_rates"].items():
+        table.add_row(name, f"{rate:.4f}")
+    return table

@@ -212,24 +212,41 @@ class Trainer:
         """A seed of its own for every batch: training goes on alike wherever and on whatever device it was interrupted."""
         return ((self.task.seed * 1_000_003 + self.epoch) * 1_000_003 + number) % 2**63
 
-    @torch.no_grad()
-    def evaluate(self, samples: Samples) -> dict[str, float]:
-        """Loss, score and firing rate on ``samples``, with the averaged weights where the rule keeps them."""
-        self.model.eval()
-        totals = self.task.totals(training=False)
-        infer = self._compiled_infer if self.trainer.compiled else self.infer
+    def sequences(self, samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches for an evaluation, the same every time: sequences [time, batch, ...] and targets [batch, ...]."""
         generator = torch.Generator().manual_seed(0)
+        for x, y in samples.batches(self.task.batch_size):
+            yield self.task.encode(x, generator).to(self.device), y.to(self.device)
+
+    @torch.no_grad()
+    def evaluate(self, samples: Samples, every_step: bool = False) -> dict[str, Any]:
+        """Loss, score and firing rate on ``samples``, with the averaged weights where the rule keeps them.
+
+        ``every_step`` adds "steps": each of them as a list, had the sequences ended after the first step, the second, and so
+        on. Raises InputError for a detector, whose average precision is not taken after every step.
+        """
+        if every_step and self.task.metric == "map50":
+            raise InputError(
+                f"task '{self.task.name}' finds objects: scores after every step are for classes and mean squared errors"
+            )
+        self.model.eval()
+        totals = [self.task.totals(training=False) for _ in range(self.task.time_steps if every_step else 1)]
+        infer = self._compiled_infer if self.trainer.compiled else self.infer
         averaged = self.optimizer.averaged_weights() if isinstance(self.optimizer, FPTT) else nullcontext()
         with averaged:
-            for x, y in samples.batches(self.task.batch_size):
-                sequence, y = self.task.encode(x, generator).to(self.device), y.to(self.device)
+            for sequence, y in self.sequences(samples):
                 state = states.initialise(self.model, sequence[0])
                 rate = torch.zeros((), device=self.device)
-                for x_t in sequence:
+                for t, x_t in enumerate(sequence, 1):
                     output, state, z = infer(x_t, state)
                     rate += z
-                totals.add(output, y, self.task.criterion(output, y), rate / len(sequence))
-        return totals.result()
+                    if every_step or t == len(sequence):
+                        totals[t - 1 if every_step else 0].add(output, y, self.task.criterion(output, y), rate / t)
+        result: dict[str, Any] = totals[-1].result()
+        if every_step:
+            results = [step.result() for step in totals]
+            result["steps"] = {key: [step[key] for step in results] for key in result}
+        return result
 
     def infer(self, x_t: Tensor, state: states.State) -> tuple[Tensor, states.State, Tensor]:
         """A step without learning: output, state and firing rate."""
