@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fptt import cli
 
@@ -98,6 +99,18 @@ def run(tmp_path, monkeypatch, capsys):
         return status, out, err
 
     return call
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often the value of a tensor is read by the host: on an accelerator, each is a wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
 
 
 class Silent:

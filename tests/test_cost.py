@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from conftest import Reads
 from fptt import InputError
 from fptt import state as states
 from fptt.cost import Product, measure
@@ -173,6 +174,16 @@ def test_measuring_leaves_the_model_alone_and_agrees_with_a_recording():
     assert list(cost["firing_rates"].values()) == pytest.approx([layer["z"].mean().item() for layer in layers])
     spikes = sum(layer["z"].sum().item() for layer in layers)
     assert cost["activation_sparsity"] == pytest.approx(1 - spikes / (4 * 9 * 11))
+
+
+def test_nothing_is_read_by_the_host_between_steps():
+    model = SequenceModel(3, (6, 5), 2)
+    numbers = []
+    for time_steps, batches in ((2, 1), (9, 1), (9, 3)):
+        with Reads() as reads:
+            measure(model, [torch.rand(time_steps, 4, 3) for _ in range(batches)])
+        numbers.append(reads.number)
+    assert numbers[0] == numbers[1] == numbers[2] > 0
 
 
 def test_what_cannot_be_counted_is_said():

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from conftest import Silent
+from conftest import Reads, Silent
 from fptt import FPTT, InputError
 from fptt.data import images
 from fptt.data.samples import Samples
@@ -189,6 +189,17 @@ def test_the_score_after_each_step_is_that_of_sequences_that_end_there(case, tmp
         trainer.task.encode = lambda x, generator, end=end: encode(trainer.task, x, generator)[:end]
         expected = trainer.evaluate(test)
         assert {key: values[end - 1] for key, values in steps.items()} == pytest.approx(expected, rel=1e-9, nan_ok=True)
+
+
+def test_scores_after_every_step_are_not_read_by_the_host_between_steps(tmp_path):
+    numbers = []
+    for length in (4, 12):
+        task = Adding(length=length, parts=2, iterations=1, held_out=40, batch_size=16, hidden=(8,))
+        trainer = start(task, tmp_path / str(length))
+        with Reads() as reads:
+            trainer.evaluate(trainer.task.sets()[2], every_step=True)
+        numbers.append(reads.number)
+    assert numbers[0] == numbers[1]
 
 
 def test_evaluation_uses_the_averaged_weights(tmp_path):
