@@ -41,6 +41,8 @@ def test_every_combination_but_the_exceptions_is_planned(grid):
     assert planned[2].labels == {"neuron": "lif", "rule": "4 parts"} and planned[2].name == "lif-4-parts-seed3"
     assert planned[2].settings == {**TINY, "neuron": "lif", "parts": 4, "seed": 3}
     assert not [plan for plan in planned if plan.labels == {"neuron": "ltc", "rule": "4 parts"}]
+    fewer = Grid.read(grid(**{"except": [{"rule": "BPTT", "seed": 4}]})).planned
+    assert [plan.seed for plan in fewer if plan.labels["rule"] == "BPTT"] == [3, 3]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,7 @@ def test_every_combination_but_the_exceptions_is_planned(grid):
         ({"seed": 3}, "unknown key 'seed'"),
         ({"seeds": 3}, "'seeds' must be a list of whole numbers"),
         ({"except": [{"neuron": "alif"}]}, "no 'neuron: alif' among what varies"),
+        ({"except": [{"seed": 7}]}, "no 'seed: 7' among what varies"),
         ({"baseline": {"rules": "BPTT"}}, "no 'rules: BPTT' among what varies"),
         ({"settings": 5}, "'settings' must be a mapping"),
         ({"except": {"neuron": "lif"}}, "'except' must be a list of cells"),

@@ -79,17 +79,18 @@ class Grid:
             )
         for names in (*left_out, baseline):
             for axis, name in names.items():
-                if label(name) not in axes.get(axis, {}):
+                if label(name) not in axes.get(axis, {}) and not (axis == "seed" and names is not baseline and name in seeds):
                     raise InputError(f"{path}: there is no '{axis}: {name}' among what varies")
         planned = []
-        for names in itertools.product(*axes.values()):
+        for *names, seed in itertools.product(*axes.values(), dict.fromkeys(seeds)):
             labels = dict(zip(axes, names, strict=True))
-            if any(all(labels[axis] == label(name) for axis, name in cell.items()) for cell in left_out):
+            place = {**labels, "seed": str(seed)}
+            if any(all(place[axis] == label(name) for axis, name in cell.items()) for cell in left_out):
                 continue
             settings = dict(content.get("settings", {}))
             for axis, name in labels.items():
                 settings |= axes[axis][name]
-            planned += [Planned(labels, seed, {**settings, "seed": seed}) for seed in dict.fromkeys(seeds)]
+            planned.append(Planned(labels, seed, {**settings, "seed": seed}))
         return cls(tuple(axes), planned, {axis: label(name) for axis, name in baseline.items()})
 
     @staticmethod
