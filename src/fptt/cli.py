@@ -21,6 +21,7 @@ COMMANDS = {
     "stream": "run a network on a recording as on a live stream, and go on learning",
     "detect": "find objects in images, videos, cameras and streams with a trained SPYv4",
     "web": "see in the browser what a trained SPYv4 finds, and which of its neurons fire",
+    "report": "write a page on all runs and measurements in a folder, beside the published figures",
     "data": "list, check and show the data sets",
 }
 
