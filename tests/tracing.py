@@ -23,7 +23,7 @@ from fptt.report.reading import read
 NUMBER = re.compile(
     r"(?<![\w.,/^-])(?:1/)?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\w|\.\d)|(?<![\w.,/^-])(?:1/)?\d+(?:\.\d+)?(?!\w|-|\.\d)"
 )
-UNIT = re.compile(r"\s*(%|MB|GB|ms|s|min|minutes|hours|million|times|events|frames a second)(?!\w)")
+UNIT = re.compile(r"\s*(%|MB|GB|ms|s|min|minutes|hours|million|times|events|frames a second|nJ)(?!\w)")
 JOINT = re.compile(r"\s*(?:±|to|and|,|of)\s*")  # "4.0 and 4.6 %": what follows the last number holds for all
 SETTING = re.compile(
     r"\d+ x \d+|\d+(?:-\d+){2,}|\b[A-Z] = [\d,]+|\b(?:19|20)\d\d\b|\bIoU [\d.]+|\bbatch(?: of)? \d+|\bwidth \d+"
@@ -38,6 +38,7 @@ KINDS = {  # of each unit: the names of the values that may have it, and what ma
     "times": (r"times|_over_", 1),
     "frames a second": (r"frames_per_second", 1),
     "events": (r"events", 1),
+    "nJ": (r"_nj$", 1),
     "error": (r"mse$", 1),
     "": (r"", 1),
 }
