@@ -309,6 +309,15 @@ def test_export_of_a_run(run, trained):
     assert run("export", "first", "--out", "step.onnx")[2].count("\n") == 1
 
 
+def test_benchmark_of_the_other_rules(run):
+    rules = ["sltt", "online-bptt", "ottt", "eprop"]
+    words = ["--values", "3", "--neuron", "lif", "--readout", "fixed", "--width", "4", "--batch-size", "2", "--repeats", "1"]
+    status, out, err = run("benchmark", "--rules", *rules, *words, "--window", "2", "--eager", "--json")
+    assert status == 0, err
+    rows = json.loads(out)["rows"]
+    assert [row["rule"] for row in rows] == rules and all(row["window"] == 2 and row["step_ms"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize("channels", [[], ["--channels", "2"], ["--detector", "32"]], ids=["dense", "conv", "detector"])
 def test_benchmark(run, tmp_path, channels):
     words = ["--rules", "fptt", "--values", "2", "3", "--width", "4", "--batch-size", "2", "--repeats", "1", "--eager"]

@@ -23,9 +23,10 @@ from fptt.detection.head import Head
 from fptt.detection.loss import DetectionLoss
 from fptt.errors import InputError
 from fptt.learning.losses import Criterion, StepLoss
-from fptt.learning.rules import Rule, SequenceTrainer, make_optimizer, number_of_parts
+from fptt.learning.online import make_trainer
+from fptt.learning.rules import Rule, make_optimizer, number_of_parts
 from fptt.models.convolutional import ConvolutionalModel
-from fptt.models.sequence import SequenceModel
+from fptt.models.sequence import Readout, SequenceModel
 from fptt.models.spyv4 import SPYv4
 from fptt.training.metrics import machine
 
@@ -34,14 +35,18 @@ VARIED = ("time_steps", "batch_size", "width")
 
 @dataclass
 class Point:
-    """What is measured: ``layers`` recurrent layers of ``width`` neurons and a liquid readout of 10 classes, on noise.
+    """What is measured: ``layers`` recurrent layers of ``width`` neurons and a readout of 10 classes, on noise.
 
-    With ``channels``, convolutional layers of so many channels, each pooled by 2, on images of 28 x 28 as a constant current,
-    and one dense layer of ``width``. With ``detector``, SPYv4 at its full width on images of that size, and its own loss.
+    ``parts`` are updates per sequence, where the rule has a choice; ``window`` is that of online BPTT. With ``channels``,
+    convolutional layers of so many channels, each pooled by 2, on images of 28 x 28 as a constant current, and one dense layer
+    of ``width``. With ``detector``, SPYv4 at its full width on images of that size, and its own loss.
     """
 
     rule: Rule = "fptt"
+    parts: int | None = None
+    window: int = 10
     neuron: str = "ltc"
+    readout: Readout = "liquid"
     time_steps: int = 100
     batch_size: int = 128
     width: int = 256
@@ -58,6 +63,8 @@ def network(point: Point) -> tuple[torch.nn.Module, torch.Tensor]:
     """The network of ``point``, and its input [time, batch, ...]."""
     steps, batch = point.time_steps, point.batch_size
     options: dict[str, Any] = {"neuron": point.neuron}
+    if not point.detector:
+        options["readout"] = point.readout
     if not (point.channels or point.detector):
         model: torch.nn.Module = SequenceModel(point.inputs, (point.width,) * point.layers, 10, **options)
         return model, torch.rand(steps, batch, point.inputs)
@@ -91,12 +98,22 @@ class Sequences:
         torch.manual_seed(0)
         model, x = network(point)
         model.to(self.device)
-        parts = number_of_parts(point.rule, point.time_steps, None)
+        parts = number_of_parts(point.rule, point.time_steps, point.parts)
         base = torch.optim.Adamax(model.parameters(), lr=1e-3)
         self.optimizer = make_optimizer(point.rule, base, max_norm=1.0)
         criterion, target = criterion_and_target(point)
         loss = StepLoss(criterion, parts).to(self.device)
-        self.trainer = SequenceTrainer(model, loss, self.optimizer, parts, point.compiled)
+        self.trainer = make_trainer(
+            point.rule,
+            model,
+            loss,
+            self.optimizer,
+            point.time_steps,
+            parts=point.parts,
+            compiled=point.compiled,
+            window=point.window,
+            approximate=True,
+        )
         self.sequence = x.to(self.device)
         self.target = target.to(self.device)
         self.parameters = sum(p.numel() for p in model.parameters())

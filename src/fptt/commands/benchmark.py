@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,10 @@ from rich.table import Table
 from fptt import plots
 from fptt.benchmark import VARIED, Point, measure, provenance
 from fptt.errors import InputError
+from fptt.learning.rules import Rule
+from fptt.models.sequence import Readout
+
+OTHERS = ("parts", "window", "neuron", "readout", "layers", "inputs", "detector", "device", "threads")
 
 
 def run(arguments: list[str]) -> int:
@@ -20,10 +25,13 @@ def run(arguments: list[str]) -> int:
         description="Measure step time, memory and start-up of the learning rules: each in its own process, taking turns.",
     )
     add = parser.add_argument
-    add("--rules", nargs="+", choices=("fptt", "bptt", "tbptt"), default=["fptt", "bptt"], help="rules (fptt bptt)")
+    add("--rules", nargs="+", choices=get_args(Rule), default=["fptt", "bptt"], help="rules (fptt bptt)")
+    add("--parts", type=int, help="updates per sequence, of rules that have a choice; default as fptt train")
+    add("--window", type=int, default=defaults.window, help=f"steps that online-bptt goes back through ({defaults.window})")
     add("--vary", choices=[name.replace("_", "-") for name in VARIED], default="time-steps", help="what varies (time-steps)")
     add("--values", nargs="+", type=int, default=[100, 200, 400], help="its values (100 200 400)")
     add("--neuron", choices=("ltc", "alif", "lif"), default=defaults.neuron, help=f"kind of neuron ({defaults.neuron})")
+    add("--readout", choices=get_args(Readout), default=defaults.readout, help="as of fptt train; ottt and eprop need fixed")
     for name in (*VARIED, "layers", "inputs"):
         value = getattr(defaults, name)
         add(f"--{name.replace('_', '-')}", type=int, default=value, help=f"where it does not vary ({value})")
@@ -45,7 +53,7 @@ def run(arguments: list[str]) -> int:
         raise InputError(f"there is no folder {options.out.parent}: choose another --out")
 
     console = Console(stderr=True, quiet=options.json, highlight=False)
-    shared = {name: getattr(options, name) for name in (*VARIED, "neuron", "layers", "inputs", "detector", "device", "threads")}
+    shared = {name: getattr(options, name) for name in (*VARIED, *OTHERS)}
     shared["channels"] = tuple(options.channels)
     rows = []
     for value in options.values:
