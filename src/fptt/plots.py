@@ -1,17 +1,23 @@
-"""Pictures of runs: learning curves, spike rasters, membrane and time-constant traces; PNG and SVG."""
+"""Pictures of runs: learning curves, spike rasters, membrane and time-constant traces; PNG and SVG.
 
-from collections.abc import Sequence
+Figures are matplotlib's. In a notebook each is shown by its cell; elsewhere nothing is shown, ``save`` writes it.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")
+if "MPLBACKEND" not in os.environ:  # as notebooks set it
+    matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
+from numpy.typing import ArrayLike
 
 from fptt.errors import InputError
 
@@ -209,4 +215,54 @@ def over_frames(firing_rates: Sequence[float], detections: Sequence[int]) -> Fig
             axis.yaxis.set_major_locator(MaxNLocator(4, integer=label == "detections"))
         axes[-1].set_xlabel("frame")
         axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure
+
+
+def lines(
+    panels: Mapping[str, Mapping[str, Sequence[ArrayLike]]], xlabel: str, ylabel: str, *, log: str = "", marker: str = ""
+) -> Figure:
+    """Lines in panels side by side, by the panels' titles and the lines' labels; equal labels have equal colours.
+
+    Args:
+        panels: for each line (x, y), or (x, y, deviation) for a band of y plus and minus the deviation.
+        log: axes that are logarithmic, "x", "y" or "xy".
+        marker: matplotlib's, for points.
+    """
+    labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
+    colours = dict(zip(labels, COLOURS * len(labels), strict=False))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(3.6 * len(panels) + 2, 3.2), sharey=True, squeeze=False, layout="constrained"
+        )
+        handles = {}
+        for axis, (title, panel) in zip(axes[0], panels.items(), strict=True):
+            for label, (x, y, *deviation) in panel.items():
+                style = "-" if labels.index(label) < len(COLOURS) else "--"
+                (handles[label],) = axis.plot(x, y, style, marker=marker, markersize=4, color=colours[label])
+                for d in deviation:
+                    low, high = np.asarray(y) - np.asarray(d), np.asarray(y) + np.asarray(d)
+                    axis.fill_between(np.asarray(x), low, high, color=colours[label], alpha=0.2, linewidth=0)
+            axis.set_title(title, loc="left")
+            axis.set_xlabel(xlabel)
+            for name in log:
+                getattr(axis, f"set_{name}scale")("log")
+        axes[0, 0].set_ylabel(ylabel)
+        axes[0, -1].legend(handles.values(), handles, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def surfaces(x: ArrayLike, y: ArrayLike, panels: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, label: str) -> Figure:
+    """Values [y, x] over a plane in panels side by side, by their titles, on one scale of colours that ``label`` names."""
+    values = [np.asarray(panel) for panel in panels.values()]
+    low, high = min(v.min() for v in values), max(v.max() for v in values)
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(3 * len(panels) + 1.2, 3), sharey=True, squeeze=False, layout="constrained"
+        )
+        for axis, title, panel in zip(axes[0], panels, values, strict=True):
+            mesh = axis.pcolormesh(np.asarray(x), np.asarray(y), panel, vmin=low, vmax=high, cmap="viridis", rasterized=True)
+            axis.set_title(title, loc="left")
+            axis.set_xlabel(xlabel)
+        axes[0, 0].set_ylabel(ylabel)
+        figure.colorbar(mesh, ax=list(axes[0]), label=label)
     return figure

@@ -100,6 +100,19 @@ def test_on_one_step_all_rules_are_one(rule):
     assert exact.abs().max() > 0
 
 
+def test_random_feedback_is_the_same_every_time_and_leaves_the_readout_exact():
+    model = SequenceModel(3, (6,), 4, readout="fixed").double()  # its start is drawn at random too
+    sequence, target, loss = torch.randn(1, 5, 3, dtype=torch.float64), torch.arange(5) % 4, StepLoss(cross_entropy, 1).double()
+    exact = by_name(model, step_gradients("bptt", model, sequence, target, loss))
+    ours = [step_gradients("eprop", model, sequence, target, loss, feedback="random") for _ in range(2)]
+    assert torch.equal(*ours)
+    for name, gradient in by_name(model, ours[0]).items():
+        if name.startswith("output"):
+            assert_close(gradient, exact[name])
+        elif exact[name].abs().max() > 0:
+            assert cosine(gradient, exact[name]) < 0.999
+
+
 def test_gradients_between_updates_with_batch_norm_leave_the_model_as_it_was():
     model = SequenceModel(3, (6,), 4, norm_steps=9)
     sequence, target, loss = torch.randn(9, 5, 3), torch.arange(5) % 4, StepLoss(cross_entropy, 9)

@@ -53,7 +53,7 @@ def step_gradients(
         parts: of truncated BPTT.
         window: of online BPTT, in steps.
         approximate, feedback: see ``OTTT`` and ``EProp``.
-        seed: of initial states and all else that is random in the model, so that rules are compared on the same draw.
+        seed: of all that is random, initial states above all, so that rules are compared on the same draw.
 
     Returns:
         [time, parameters], the numbers of all parameters in the order of ``model.parameters()``; zero where a loss does not
@@ -66,15 +66,16 @@ def step_gradients(
     if len(loss.weights) != steps:
         raise InputError(f"the loss has {len(loss.weights)} parts, the sequence {steps} time steps: give a loss of as many")
     first = first_steps(rule, steps, parts, window)
-    stepped = model
-    if rule == "ottt":
-        stepped = OTTT(model, approximate=approximate)
-    elif rule == "eprop":
-        stepped = EProp(model, feedback)
     parameters = [p for p in model.parameters() if p.requires_grad]
     rows = []
     with torch.random.fork_rng(), torch.enable_grad(), unchanged_buffers(model), unchanged_buffers(loss):
         torch.manual_seed(seed)
+        stepped = model
+        if rule == "ottt":
+            stepped = OTTT(model, approximate=approximate)
+        elif rule == "eprop":
+            stepped = EProp(model, feedback)
+            torch.manual_seed(seed)  # whatever was drawn for the feedback, the states are those of the other rules
         state = states.initialise(stepped, sequence[0])
         before = [states.detach(state)]  # the state before each step
         for t in range(steps):
