@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,13 +34,12 @@ def executor():
             plt.ioff()
 
 
-def texts(notebook):
-    """What is printed, and values as text, without spaces, of every cell."""
-    return [
-        re.sub(r"\s+", "", "".join(output.get("text", output.get("data", {}).get("text/plain", []))))
-        for cell in notebook["cells"]
-        for output in cell.get("outputs", [])
-    ]
+def shown(notebook):
+    """What is printed, and values as HTML or text, of every cell, without spaces."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    data = [output.get("data", {}) for output in outputs]
+    texts = [o.get("text") or d.get("text/html") or d.get("text/plain", []) for o, d in zip(outputs, data, strict=True)]
+    return [re.sub(r"\s+", "", "".join(text)) for text in texts]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -50,9 +50,9 @@ def test_every_cell_runs_and_shows_what_is_committed(page, executor):
         ["image/png" in output.get("data", {}) for cell in notebook["cells"] for output in cell.get("outputs", [])]
         for notebook in (committed, fresh)
     ]
-    assert any(pictures[1]) and pictures[0] == pictures[1]
+    assert pictures[0] == pictures[1]
     if "from evidence import" in page.read_text():  # a function of results/, not of the machine
-        assert texts(fresh) == texts(committed), "results/ has changed: run python docs/findings/execute.py"
+        assert shown(fresh) == shown(committed), "results/ has changed: run python docs/findings/execute.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -73,7 +73,62 @@ def test_a_cell_that_fails_says_where(executor, tmp_path):
     assert raised.value.__notes__ == ["in cell 1 of page.ipynb"]
     cells[1]["source"] = ["print(x)\n'y'"]
     (tmp_path / "page.ipynb").write_text(json.dumps({"cells": cells}))
-    assert texts(module.execute(shell, tmp_path / "page.ipynb")) == ["0", "'y'"]
+    assert shown(module.execute(shell, tmp_path / "page.ipynb")) == ["0", "'y'"]
+
+
+GRID = """\
+neuron,rule,runs,score,mean,sd,difference,difference_sd,firing_rate,peak_memory_mb,training_seconds,parameters
+ltc,BPTT,3,test_accuracy,0.9,0.01,0.0,0.0,0.2,900.4,120.0,1000
+ltc,FPTT,3,test_accuracy,0.95,0.012,0.05,0.005,0.1,500.0,60.0,1000
+lif,BPTT,3,test_accuracy,0.8,0.02,-0.1,0.09,0.1,500.0,60.0,900
+"""
+ONE = "rule,runs,score,mean,sd,firing_rate,peak_memory_mb,training_seconds,parameters\nSLTT,1,test_mse,0.01,,,500,60,9\n"
+
+
+@pytest.fixture
+def results(executor, tmp_path, monkeypatch):
+    """A copy of results/ with two comparisons and an adding task of another length in it."""
+    import evidence
+
+    shutil.copytree(evidence.RESULTS, tmp_path / "results", ignore=shutil.ignore_patterns("*.png"))
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
+    for name, table in (("ablations", GRID), ("errors", ONE), ("sequential-mnist", GRID)):
+        folder = tmp_path / "results" / name
+        folder.mkdir(exist_ok=True)
+        (folder / "table.csv").write_text(table)
+    plots.save(plots.lines({"": {"": ([0, 1], [0, 1])}}, "", ""), tmp_path / "results" / "ablations" / "picture.png")
+    run = tmp_path / "results" / "adding77" / "ltc-bptt"
+    shutil.copytree(tmp_path / "results" / "adding" / "ltc", run)
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("length: 200", "length: 77"))
+    (run / "summary.json").write_text((run / "summary.json").read_text().replace('"rule": "fptt"', '"rule": "bptt"'))
+    return evidence
+
+
+def test_pages_take_in_evidence_that_arrives(executor, results):
+    module, shell = executor
+    text = {
+        page: "\n".join(shown(module.execute(shell, FINDINGS / f"{page}.ipynb")))
+        for page in ("ablations", "sequential", "adding", "length")
+    }
+    assert "90.00±1.00%" in text["ablations"] and "+5.00±0.50%" in text["ablations"]
+    assert "ablations:ltc,FPTT:betterby5.00±1.24%" in text["ablations"], "4.303 standard errors"
+    assert "lif,BPTT" not in text["ablations"], "a difference of two standard errors, from three seeds"
+    assert "sequential-mnist:ltcFPTThas95.00±1.20%" in text["sequential"]
+    assert "ltcwithbptt:T=77:learnt(" in text["adding"]
+
+
+def test_scores_over_seeds_and_in_the_direction_of_the_metric(results):
+    runs = results.runs("nmnist/*", "adding/*")
+    cells = results.cells(runs, ["task", "rule", "neuron"])
+    fptt = [
+        100 * json.loads((results.RESULTS / f"nmnist/fptt-seed{n}/summary.json").read_text())["test_accuracy"] for n in range(3)
+    ]
+    assert cells.runs["nmnist", "fptt", "ltc"] == 3
+    assert cells.score["nmnist", "fptt", "ltc"] == f"{np.mean(fptt):.2f} ± {np.std(fptt, ddof=1):.2f} %"
+    assert cells.score["adding", "fptt", "alif"].startswith("0.1") and "±" not in cells.score["adding", "fptt", "alif"]
+    worse = GRID.replace("test_accuracy", "test_mse").replace("0.05,0.005", "0.05,0.001")
+    (results.RESULTS / "ablations" / "table.csv").write_text(worse)
+    assert results.clear_differences("ablations") == ["ltc, FPTT: worse by 0.0500 ± 0.0025"]
 
 
 def test_lines_with_bands_in_panels():

@@ -232,7 +232,7 @@ def lines(
     colours = dict(zip(labels, COLOURS * len(labels), strict=False))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(panels), figsize=(3.6 * len(panels) + 2, 3.2), sharey=True, squeeze=False, layout="constrained"
+            1, len(panels), figsize=(3.1 * len(panels) + 2.4, 3.2), sharey=True, squeeze=False, layout="constrained"
         )
         handles = {}
         for axis, (title, panel) in zip(axes[0], panels.items(), strict=True):
@@ -245,7 +245,14 @@ def lines(
             axis.set_title(title, loc="left")
             axis.set_xlabel(xlabel)
             for name in log:
-                getattr(axis, f"set_{name}scale")("log")
+                axis.set(**{f"{name}scale": "log"})
+                scale = {"x": axis.xaxis, "y": axis.yaxis}[name]
+                scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                scale.set_major_formatter("{x:,g}")
+            values = sorted({value for x, *_ in panel.values() for value in np.asarray(x).tolist()})
+            if "x" in log and len(values) <= 6:
+                axis.set_xticks(values)
+            axis.minorticks_off()
         axes[0, 0].set_ylabel(ylabel)
         axes[0, -1].legend(handles.values(), handles, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
