@@ -24,7 +24,7 @@ def executor():
     spec = importlib.util.spec_from_file_location("execute", FINDINGS / "execute.py")
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPLBACKEND", "agg")
+        patch.setenv("MPLBACKEND", "")  # executing the module sets it
         patch.setitem(sys.modules, "__main__", sys.modules["__main__"])
         patch.syspath_prepend(FINDINGS)
         spec.loader.exec_module(module)

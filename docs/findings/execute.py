@@ -16,7 +16,7 @@ from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MPLBACKEND", "agg")  # before fptt.plots chooses one; cells have the inline backend, as in a kernel
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as in a kernel, before fptt.plots is imported
 
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher

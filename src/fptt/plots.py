@@ -8,11 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-if "MPLBACKEND" not in os.environ:  # as notebooks set it
-    matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,6 +15,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from fptt.errors import InputError
+
+BACKEND = os.environ.get("MPLBACKEND", "")
+plt.switch_backend(BACKEND if BACKEND.startswith("module://") else "agg")  # a notebook's own; no windows anywhere
 
 COLOURS = ("#3b6fb6", "#d1603d", "#3f9b6c", "#8a5fa8", "#c9a227", "#6b7280")
 STYLE: Any = {
