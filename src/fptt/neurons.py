@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fptt import surrogate
+from fptt.errors import InputError
 
 ADAPTATION_STRENGTH = 1.8  # Yin et al. 2021, arXiv 2103.12593, eq. 4
 
@@ -144,6 +145,9 @@ class Neuron(nn.Module):
         b0, reset, spike: as in ``spiking_step``.
         initial_v: "uniform" starts v from U(0, 1), "zero" from 0. In training the draw follows torch's global seed; in
             evaluation it is one fixed pattern shared by all samples, so that results repeat and do not depend on batches.
+
+    Raises:
+        InputError: for another ``reset`` or ``initial_v``.
     """
 
     def __init__(
@@ -157,6 +161,9 @@ class Neuron(nn.Module):
         initial_v: Literal["uniform", "zero"] = "uniform",
     ):
         super().__init__()
+        for name, value, known in (("reset", reset, ("hard", "soft")), ("initial_v", initial_v, ("uniform", "zero"))):
+            if value not in known:
+                raise InputError(f"{name} must be {known[0]} or {known[1]}, got {value!r}")
         self.rates, self.adaptive = rates, adaptive
         self.b0, self.reset, self.spike, self.initial_v = b0, reset, spike, initial_v
 

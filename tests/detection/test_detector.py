@@ -134,6 +134,8 @@ BAD = {
     "no time": (lambda path: damaged(path, lambda about, _: about.update(steps=0)), "contradicts itself"),
     "wrong anchors": (lambda path: damaged(path, lambda about, _: about.update(anchors=[[1]])), "contradicts itself"),
     "an unknown setting": (lambda path: damaged(path, lambda about, _: about["model"].update(x=1)), "contradicts itself"),
+    "a number as text": (lambda path: damaged(path, lambda about, _: about["model"].update(b0="1")), "contradicts itself"),
+    "an unknown reset": (lambda path: damaged(path, lambda about, _: about["model"].update(reset="no")), "contradicts itself"),
     "too large": (lambda path: damaged(path, lambda about, _: about["model"].update(width=1e4)), "contradicts itself"),
     "a tensor less": (lambda path: damaged(path, lambda _, tensors: tensors.pop("heads.0.bias")), "contradicts itself"),
 }

@@ -89,12 +89,14 @@ def _content(about: dict[str, Any], tensors: dict[str, Tensor]) -> Content:
         raise ValueError("steps must be at least 1, the threshold lie in (0, 1), and training be an object")
     with torch.device("meta"):  # takes no memory, whatever it asks for, before the tensors have been seen to fit
         model = SPYv4(len(names), **about["model"])
+        with torch.no_grad():  # a setting of the wrong kind may show in a step alone
+            model.eval()(torch.zeros(1, 3, model.size, model.size))
     if model.settings != about["model"]:
         raise ValueError("the network has other settings")
     whole = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     model.load_state_dict(whole, assign=True)
     head = Head(len(names), model.size, torch.tensor(about["anchors"]))
-    return Content(model.eval(), head, names, steps, float(threshold), training)
+    return Content(model, head, names, steps, float(threshold), training)
 
 
 def _stored(name: str, tensor: Tensor) -> Tensor:
