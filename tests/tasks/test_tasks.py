@@ -104,6 +104,18 @@ def test_the_settings_of_an_image_task_reach_its_network():
     assert {layer.neuron.b0 for layer in layers} == {0.3} and layers[0].norm.time_steps == 1
 
 
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_recipes_are_settings_that_can_be_changed(name):
+    task_class = tasks.get(name)
+    for recipe, given in task_class.recipes.items():
+        task, _ = make_task(task_class, ["--recipe", recipe, "--lr", "0.5"])
+        assert {**given, "lr": 0.5}.items() <= {field.name: getattr(task, field.name) for field in task.options()}.items()
+        again, _ = make_task(task_class, shlex.split(task.command())[3:])
+        assert again == task, "its command says all of it"
+    with pytest.raises(InputError, match=f"task '{name}' has no recipe 'cake'"):
+        make_task(task_class, ["--recipe=cake"])
+
+
 def test_permutation_is_one_seeded_and_fixed():
     first, again, other = PermutedMNIST(), PermutedMNIST(seed=5), PermutedMNIST(permutation_seed=1)
     assert sorted(first.permutation.tolist()) == list(range(784))

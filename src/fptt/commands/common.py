@@ -10,7 +10,7 @@ from fptt import tasks
 from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.learning.fptt import FPTT
-from fptt.tasks.base import Task
+from fptt.tasks.base import Task, words_for
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
 
@@ -26,6 +26,9 @@ def train_parser(task_class: Any) -> jsonargparse.ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file of settings, such as the config.yaml of a run")
+    if task_class.recipes:
+        named = "; ".join(f"{name}: {_words(settings)}" for name, settings in task_class.recipes.items())
+        parser.add_argument("--recipe", type=str | None, default=None, help=f"settings under a name ({named})")
     parser.add_argument("--out", type=str | None, default=None, help="run folder; default runs/TASK-RULE-NEURON-seedSEED")
     parser.add_argument("--resume", type=str | None, default=None, metavar="RUN", help="go on from the run's last checkpoint")
     parser.add_argument("--tensorboard", action="store_true", help="log for TensorBoard in RUN/tensorboard")
@@ -51,9 +54,25 @@ def train_parser(task_class: Any) -> jsonargparse.ArgumentParser:
     return parser
 
 
+def value_of(arguments: list[str], option: str) -> str | None:
+    """The value that follows ``option``, if it is there."""
+    for number, argument in enumerate(arguments):
+        if argument == option and number + 1 < len(arguments):
+            return arguments[number + 1]
+        if argument.startswith(option + "="):
+            return argument.removeprefix(option + "=")
+    return None
+
+
 def make_task(task_class: Any, arguments: list[str]) -> tuple[Task, dict[str, Any]]:
     """The task with the settings that ``arguments`` give it, and all options."""
     parser = train_parser(task_class)
+    if (recipe := value_of(arguments, "--recipe")) is not None:
+        if recipe not in task_class.recipes:
+            known = f"it has {', '.join(task_class.recipes)}" if task_class.recipes else "it has none"
+            raise InputError(f"task '{task_class.name}' has no recipe '{recipe}': {known}")
+        settings = task_class.recipes[recipe].items()
+        parser.set_defaults({name: list(value) if isinstance(value, tuple) else value for name, value in settings})
     try:
         options = vars(parser.parse_args(arguments))
     except argparse.ArgumentError as error:
@@ -61,6 +80,10 @@ def make_task(task_class: Any, arguments: list[str]) -> tuple[Task, dict[str, An
         raise InputError(f"{message} (see {parser.prog} --help)") from None
     settings = {field.name: options[field.name] for field in task_class.options()}
     return task_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}), options
+
+
+def _words(settings: dict[str, Any]) -> str:
+    return " ".join(word for item in settings.items() for word in words_for(*item))
 
 
 def trained(options: argparse.Namespace) -> Trainer:

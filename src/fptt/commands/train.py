@@ -6,7 +6,7 @@ import yaml
 from rich.console import Console
 
 from fptt import plots, tasks
-from fptt.commands.common import make_task, show
+from fptt.commands.common import make_task, show, value_of
 from fptt.errors import InputError
 from fptt.progress import ConsoleReport, TensorBoardReport
 from fptt.training.loop import Stopped, Trainer
@@ -55,16 +55,6 @@ def run(arguments: list[str]) -> int:
     plots.save(plots.curves([(task.name, run.metrics())]), run.folder / "curves.png")
     show(summary, settings["json"])
     return 0
-
-
-def value_of(arguments: list[str], option: str) -> str | None:
-    """The value that follows ``option``, if it is there."""
-    for number, argument in enumerate(arguments):
-        if argument == option and number + 1 < len(arguments):
-            return arguments[number + 1]
-        if argument.startswith(option + "="):
-            return argument.removeprefix(option + "=")
-    return None
 
 
 def task_named_in(path: Path) -> str:

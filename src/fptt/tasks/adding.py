@@ -10,7 +10,7 @@ from fptt.data.adding import adding
 from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.models.sequence import Readout
-from fptt.tasks.base import Task, option
+from fptt.tasks.base import Recipes, Task, option
 
 
 @dataclass
@@ -30,8 +30,9 @@ class Adding(Task):
     held_out: int = option(1000, "sequences of the validation set, and of the test set")
 
     # Yin et al. 2023: one LTC layer of 128 with a fixed threshold of 0.5, read from its membrane potential; Adam 3e-3,
-    # clip 1, batch 128, 10 parts. The authors' alpha of 0.5 goes with loss weights up to nine times heavier than
-    # (p + 1) / parts; alpha here is set for these weights.
+    # clip 1, batch 128, 10 parts, alpha and beta 0.5. With the published loss weights (p + 1) / parts nothing is learnt so; the
+    # authors' code has weights up to nine times heavier. alpha below is set for the published ones.
+    recipes: ClassVar[Recipes] = {"paper": {"length": 1000, "epochs": 100, "alpha": 0.5, "schedule": "constant"}}
     epochs: int = option(20, "passes of so many iterations")
     parts: int | None = option(10, "updates per sequence (FPTT-K)")
     optimizer: Literal["adamax", "adam", "sgd"] = option("adam", "base optimizer")

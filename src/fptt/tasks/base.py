@@ -21,6 +21,7 @@ from fptt.models.baselines import RecurrentBaseline
 from fptt.models.sequence import Readout, SequenceModel
 from fptt.training.metrics import Metric, Totals
 
+Recipes = dict[str, dict[str, Any]]  # settings by the name of a recipe
 OPTIMIZERS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -48,6 +49,7 @@ class Task:
     inputs: ClassVar[int]
     outputs: ClassVar[int] = 10
     unused: ClassVar[tuple[str, ...]] = ()  # settings of those below that mean nothing to this task
+    recipes: ClassVar[Recipes] = {}  # settings under a name, such as those of a paper
 
     rule: Rule = option("fptt", "learning rule: fptt; bptt, tbptt (truncated BPTT); sltt, online-bptt, ottt, eprop")
     neuron: Literal["ltc", "alif", "lif", "lstm", "rnn"] = option("ltc", "kind of neuron, or a non-spiking baseline")

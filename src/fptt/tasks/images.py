@@ -10,7 +10,7 @@ from fptt.data import images
 from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.models.convolutional import Shape
-from fptt.tasks.base import option
+from fptt.tasks.base import Recipes, option
 from fptt.tasks.convolutional import ConvolutionalTask
 
 
@@ -21,9 +21,14 @@ class MNIST(ConvolutionalTask):
     name: ClassVar[str] = "mnist"
     inputs: ClassVar[Shape] = (1, 28, 28)
 
-    # Yin et al. 2023: LTC channels 32-128-256(-512), max-pooling, two dense layers, T = 20, batch 128, Adamax, b0 0.1; here
-    # with sizes of the dense layers, pooling and epochs of our own, for a GPU:
-    #   fptt train mnist --channels 32 128 256 --hidden 512 --length 20 --lr 3e-3 --epochs 50 --device cuda
+    # Yin et al. 2023: LTC channels 32-128-256(-512), max-pooling, two dense layers, T = 20, batch 128, Adamax, b0 0.1. The size
+    # of the dense layer is ours.
+    recipes: ClassVar[Recipes] = {
+        "paper": {
+            **{"channels": (32, 128, 256), "hidden": (512,), "length": 20, "epochs": 200, "lr": 3e-3, "alpha": 0.1},
+            **{"schedule": "steps", "shift": 0, "flip": False},
+        }
+    }
     # The settings below are for one core; learning rate and norm rest on short pilots and their validation accuracy.
     length: int = option(4, "time steps T of a sequence")
     shift: int = option(2, "in training, move images by up to so many pixels; 0 for none")
@@ -83,6 +88,7 @@ class CIFAR10(FashionMNIST):
     inputs: ClassVar[Shape] = (3, 32, 32)  # type: ignore[assignment]
 
     # No reference, and not trained yet: a start for a GPU.
+    recipes: ClassVar[Recipes] = {}
     channels: tuple[int, ...] = option((64, 128, 256), "channels of each convolutional layer, bottom first")
     shift: int = option(4, "in training, move images by up to so many pixels; 0 for none")
     epochs: int = option(50, "passes over the training set")
