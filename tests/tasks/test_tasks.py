@@ -107,9 +107,9 @@ def test_the_settings_of_an_image_task_reach_its_network():
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_recipes_are_settings_that_can_be_changed(name):
     task_class = tasks.get(name)
-    for recipe, given in task_class.recipes.items():
+    for recipe, meant in task_class.recipes.items():
         task, _ = make_task(task_class, ["--recipe", recipe, "--lr", "0.5"])
-        assert {**given, "lr": 0.5}.items() <= {field.name: getattr(task, field.name) for field in task.options()}.items()
+        assert {**meant, "lr": 0.5}.items() <= {field.name: getattr(task, field.name) for field in task.options()}.items()
         again, _ = make_task(task_class, shlex.split(task.command())[3:])
         assert again == task, "its command says all of it"
     with pytest.raises(InputError, match=f"task '{name}' has no recipe 'cake'"):
