@@ -412,3 +412,17 @@ def test_it_learns(neuron, feedback):
     )
     losses = [trainer(sequence, target).loss for _ in range(30)]
     assert torch.stack(losses[-5:]).mean() < 0.8 * torch.stack(losses[:5]).mean()
+
+
+def test_a_neuron_that_begins_to_depend_on_what_it_did_not_is_one_line():
+    """No trace is kept of a tensor of the state that the next step does not depend on."""
+    model, (sequence, _) = Paper(), sums.problem()
+    neuron, forward = model.layers[0].neuron, model.layers[0].neuron.forward
+    neuron.forward = lambda current, state: forward(current, state._replace(a=state.a.detach()))
+    eligible = EProp(model)
+    _, state = eligible(sequence[0])
+    traces = state.traces.state["layers.0.synapse"]
+    assert [trace is None for trace in traces] == [False, False, True]
+    neuron.forward = forward
+    with pytest.raises(InputError, match="depends on the same tensors of its state at every step"):
+        eligible(sequence[1], state)
