@@ -134,7 +134,7 @@ def pairs(groups: list[Group], rule: str, other: str) -> Iterator[Measured]:
         names = [f"{name} {shown(first.first.get(name))}, {shown(second.first.get(name))}" for name in differing(first, second)]
         same = "differing in " + "; ".join(names) if names else "the same settings"
         paths = dict.fromkeys(result.path for group in (first, second) for result in group.results)
-        text = f"{first.first.summary['task']}: {rule} {score(first)}, {other} {score(second)}"
+        text = f"{first.first.get('task')}, {first.first.get('neuron')}: {rule} {score(first)}, {other} {score(second)}"
         yield Measured(text, same, tuple(paths))
 
 
