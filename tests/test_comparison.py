@@ -114,7 +114,9 @@ def test_a_grid_is_trained_once_and_what_fails_is_told(grid, tmp_path, monkeypat
     output = json.loads(capsys.readouterr().out)
     assert set(output["failed"]) == {"eprop-seed0", "eprop-seed1"} and "readout fixed" in output["failed"]["eprop-seed0"]
     folder = tmp_path / "runs" / "some"
-    assert {file.name for file in folder.iterdir()} == {"grid.yaml", "runs.csv", "table.csv", "table.md", "picture.png", "runs"}
+    made = {"grid.yaml", "runs.csv", "table.csv", "table.md", "picture.png", "runs"}
+    assert {file.name for file in folder.iterdir()} == {*made, "failed.json"}
+    assert "\n- eprop-seed1: eprop filters by the readout's leak" in (folder / "table.md").read_text()
     rows = read_csv(folder / "runs.csv", ("rule",))
     assert [(line["rule"], line["seed"]) for line in rows] == [("fptt", 0), ("fptt", 1), ("bptt", 0), ("bptt", 1)]
     assert [line["epochs"] for line in rows] == [2] * 4
@@ -124,11 +126,13 @@ def test_a_grid_is_trained_once_and_what_fails_is_told(grid, tmp_path, monkeypat
     for file in (folder / "runs").rglob("*.pt"):
         file.unlink()  # whoever trains again would need them
     (folder / "runs.csv").write_text(write_csv(rows[:3]), newline="")
-    assert cli.main(["compare", str(path), "--collect"]) == 0
-    assert "| bptt | 1 |" in capsys.readouterr().out
+    assert cli.main(["compare", str(path), "--collect"]) == 1
+    collected = capsys.readouterr().out
+    assert "| bptt | 1 |" in collected and "- eprop-seed0: " in collected, "what failed is remembered"
     grid(vary={"rule": ["fptt", "bptt"]}, seeds=[0, 1], baseline={"rule": "fptt"}, **{"except": []})
     assert cli.main(["compare", str(path)]) == 0, "what its folder shows to be done is taken over"
     assert read_csv(folder / "runs.csv", ("rule",)) == rows
+    assert {file.name for file in folder.iterdir()} == made
     grid(settings={**TINY, "lr": 0.5}, vary={"rule": ["fptt"]}, seeds=[0], baseline={}, **{"except": []})
     capsys.readouterr()
     assert cli.main(["compare", str(path)]) == 2

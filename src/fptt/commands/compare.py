@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
     grid = Grid.read(options.grid)
     comparison = Comparison(grid, options.grid, options.out or Path("runs") / options.grid.stem, options.data)
     console = Console(stderr=True, quiet=options.json, highlight=False, soft_wrap=True)
-    failed: dict[str, str] = {}
+    failed = comparison.failed
     with stop_on_signal() as stop:
         jobs = [] if options.collect else comparison.jobs()
         console.print(f"{len(grid.planned)} runs, {len(grid.planned) - len(jobs)} of them done: {comparison.folder}")
@@ -60,21 +60,21 @@ def run(arguments: list[str]) -> int:
         for number, (job, message) in enumerate(ended, 1):
             if message is None:
                 message = comparison.add(job.name)
-            else:
-                failed[job.name] = message
+            elif not stop.is_set():
+                failed[job.name] = message.partition("; ")[0]  # what is wrong; what to do about it
             if not stop.is_set():
                 console.print(f"{number}/{len(jobs)} {job.name}: {message}")
     table = comparison.write()
     if options.json:
         print(json.dumps({"folder": str(comparison.folder), "table": table, "failed": failed}))
     else:
-        print(grid.markdown(table), end="")
+        print(comparison.markdown(table), end="")
     if stop.is_set():
         console.print(f"stopped and saved; go on with: {shlex.join(['fptt', 'compare', *arguments])}")
         return 130
     if failed:
         logs = "runs/*/train.log" if options.launcher == "processes" else "submitit"
-        console.print(f"{len(failed)} of {len(jobs)} runs failed; what they said is in {comparison.folder / logs}")
+        console.print(f"{len(failed)} of {len(grid.planned)} runs failed; what they said is in {comparison.folder / logs}")
     return 1 if failed else 0
 
 
@@ -94,12 +94,22 @@ class Comparison:
                     f"{folder / 'runs.csv'} holds {name} with other settings ({row['command']}): "
                     "remove its row to train it anew, or give another --out"
                 )
+        self.failed = self.read_failed()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not ((folder / "grid.yaml").exists() and path.samefile(folder / "grid.yaml")):
                 shutil.copyfile(path, folder / "grid.yaml")
         except OSError as error:
             raise InputError(f"cannot write to {folder} ({error.strerror}): give another --out") from None
+
+    def read_failed(self) -> dict[str, str]:
+        """The last line of runs that failed before."""
+        path = self.folder / "failed.json"
+        try:
+            failed = json.loads(path.read_text()) if path.exists() else {}
+            return {str(name): str(message) for name, message in failed.items() if name in self.plans}
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(f"{path} is damaged ({type(error).__name__}): remove it") from None
 
     def row(self, name: str) -> Row | None:
         """The record of a run that is done."""
@@ -136,18 +146,27 @@ class Comparison:
         plan, summary = self.plans[name], Run.open(self.folder / "runs" / name).summary()
         row = {**plan.labels, **{key: value for key, value in summary.items() if key not in plan.labels}}
         self.rows.append(row)
+        self.failed.pop(name, None)
         places = {tuple([*plan.labels.values(), plan.seed]): number for number, plan in enumerate(self.grid.planned)}
         self.rows.sort(key=lambda row: places.get((*(row[axis] for axis in self.grid.axes), row["seed"]), len(places)))
         write_atomically(self.folder / "runs.csv", write_csv(self.rows).encode())
         key, value = score(row)
         return f"{SCORES[key]} {with_spread(value, None, key != 'test_mse')}"
 
+    def markdown(self, table: list[Row]) -> str:
+        """The table to be read, and under it what failed."""
+        return self.grid.markdown(table) + "".join(f"\n- {name}: {message}\n" for name, message in self.failed.items())
+
     def write(self) -> list[Row]:
-        """Table and picture of the runs that are done; returns the table."""
+        """Table and picture of the runs that are done, and what failed; returns the table."""
         table = self.grid.table([row for name in self.plans if (row := self.row(name))])
+        if self.failed:
+            write_atomically(self.folder / "failed.json", (json.dumps(self.failed, indent=1) + "\n").encode())
+        else:
+            (self.folder / "failed.json").unlink(missing_ok=True)
         if table:
             write_atomically(self.folder / "table.csv", write_csv(table).encode())
-            write_atomically(self.folder / "table.md", self.grid.markdown(table).encode())
+            write_atomically(self.folder / "table.md", self.markdown(table).encode())
             plots.save(plots.comparison(table, self.grid.axes, SCORES), self.folder / "picture.png")
         return table
 
