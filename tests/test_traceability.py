@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_a_changed_figure_is_found():
             if not figure.measured or not tracing.follows(figure, found):
                 continue
             for step in (-1, 1):
-                other = tracing.Figure(changed(figure.text, step), figure.start, figure.unit)
+                other = replace(figure, text=changed(figure.text, step))
                 tried += 1
                 if tracing.follows(other, found):
                     missed.append(figure.text)

@@ -5,7 +5,7 @@ does not follow from those, unless it is a setting. Elsewhere a number with a un
 
 A number follows from a record if one of its values, in the number's unit, rounds to it as it is shown: a value itself, a share
 as per cent, the duration of a training, or the ratio of two values of one kind. Of runs that differ in their seed alone it is
-the mean or the sample standard deviation; a single one must be linked by itself. A whole number without a unit is a whole
+the mean, or behind it the sample standard deviation; a single one must be linked by itself. A whole number without a unit is a whole
 number of the record, or has the unit of the number before it in its sentence.
 """
 
@@ -42,7 +42,7 @@ KINDS = {  # of each unit: the names of the values that may have it, and what ma
     "error": (r"mse$", 1),
     "": (r"", 1),
 }
-NO_SHARES = re.compile(r"loss|mse|_s$|_ms|_mb|lr|alpha|beta")  # what is no share, though it lies between 0 and 1
+NO_SHARES = re.compile(r"loss|mse|_s$|seconds|_ms|_mb|lr|alpha|beta")  # what is no share, though it lies between 0 and 1
 PERCENT = re.compile(r"voc_|coco_|published|per_class")  # shares that are per cent in their record
 
 
@@ -57,6 +57,7 @@ class Figure:
     start: int
     unit: str
     carried: str = ""
+    mean: str = ""  # of which this is the spread, written before the sign ±
 
     @property
     def measured(self) -> bool:
@@ -97,7 +98,8 @@ def figures(block: str) -> list[Figure]:
         else:
             name = unit[1] if unit else "times" if match[0].startswith("1/") else ""
         same = found and not re.search(r"[.:|]\s", text[found[-1].start : match.start()])
-        found.append(Figure(match[0], match.start(), name, (found[-1].unit or found[-1].carried) if same else ""))
+        mean = found[-1].text if before.endswith("±") and found else ""
+        found.append(Figure(match[0], match.start(), name, (found[-1].unit or found[-1].carried) if same else "", mean))
     return found
 
 
@@ -109,6 +111,17 @@ def records(block: str, page: Path, results: Path) -> list[Path]:
         if not target.startswith("http") and path.is_relative_to(results.resolve()) and path.suffix != ".png":
             found.append(path)
     return found
+
+
+class Spread(float):
+    """A standard deviation, with the mean that it belongs to."""
+
+    mean: float
+
+    def __new__(cls, value: float, mean: float) -> "Spread":
+        spread = super().__new__(cls, value)
+        spread.mean = mean
+        return spread
 
 
 def values(path: Path) -> list[tuple[str, float]]:
@@ -125,9 +138,9 @@ def values(path: Path) -> list[tuple[str, float]]:
         names = set.intersection(*(set(summary) for summary in summaries))
         for name in names:
             numbers = [summary[name] for summary in summaries]
-            found.append((name, statistics.mean(numbers)))
+            found.append((name, mean := statistics.mean(numbers)))
             if len(numbers) > 1:
-                found += [(name, statistics.stdev(numbers)), (".seeds", len(numbers))]
+                found += [(name, Spread(statistics.stdev(numbers), mean)), (".seeds", len(numbers))]
     for measurement in evidence.measurements:
         found += [*leaves(measurement.record), *ratios(measurement.record)]
     return found
@@ -171,6 +184,9 @@ def follows(figure: Figure, found: list[tuple[str, float]]) -> bool:
     """Whether one of the values rounds to the figure."""
     digits = figure.text.removeprefix("1/").replace(",", "")
     half = 0.5 * 10.0 ** -len(digits.partition(".")[2]) * (1 + 1e-9)  # a value just between two may be shown as either
+    if figure.mean:
+        mean = Figure(figure.mean, figure.start, figure.unit)
+        found = [(name, raw) for name, raw in found if isinstance(raw, Spread) and follows(mean, [(name, raw.mean)])]
     if not figure.measured and any(value == int(digits) for _, value in found):
         return True
     units = {figure.unit} if figure.unit else {figure.carried, ""} if figure.measured else {figure.carried} - {""}
