@@ -1,7 +1,9 @@
 """Grids of runs: what a file means, what the table says, and that nothing done is done twice."""
 
 import json
+import multiprocessing
 import threading
+import time
 
 import pytest
 import yaml
@@ -166,6 +168,22 @@ def test_stopping_saves_what_runs_and_begins_nothing_more(tmp_path):
         watcher.join()
     assert Run(tmp_path / "first").checkpoint.exists() and not (tmp_path / "second").exists()
     assert "stopped and saved" in (tmp_path / "first.log").read_text()
+
+
+def test_a_run_that_is_killed_is_told_apart(tmp_path):
+    words = ["train", "digits", "--epochs", "10000", "--hidden", "4", "--no-compile", "--out", str(tmp_path / "run")]
+    ended = in_processes([Job("run", words, tmp_path / "log")], 1, threading.Event())
+
+    def kill():
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert [(job.name, message) for job, message in ended] == [("run", "killed by signal 9")]
+    killer.join()
 
 
 def test_a_cluster_runs_it_too(tmp_path):

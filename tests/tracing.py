@@ -5,8 +5,8 @@ does not follow from those, unless it is a setting. Elsewhere a number with a un
 
 A number follows from a record if one of its values, in the number's unit, rounds to it as it is shown: a value itself, a share
 as per cent, the duration of a training, or the ratio of two values of one kind. Of runs that differ in their seed alone it is
-the mean, or behind it the sample standard deviation; a single one must be linked by itself. A whole number without a unit is a whole
-number of the record, or has the unit of the number before it in its sentence.
+the mean, or behind it the sample standard deviation; a single one must be linked by itself. A whole number without a unit is a
+whole number of the record, or has the unit of the number before it in its sentence.
 """
 
 import json

@@ -47,12 +47,16 @@ def in_processes(jobs: list[Job], number: int, stop: threading.Event) -> Iterato
                 running[process] = job
             for process in [process for process in running if not process.is_alive()]:
                 job = running.pop(process)
-                yield job, None if process.exitcode == 0 else last_line(job.log)
+                if process.exitcode < 0:
+                    yield job, f"killed by signal {-process.exitcode}"
+                else:
+                    yield job, last_line(job.log) if process.exitcode else None
             if stop.wait(PAUSE):
                 break
     finally:
         for process in running:
-            os.kill(process.pid, SIGINT)
+            with suppress(ProcessLookupError):  # it ended by itself
+                os.kill(process.pid, SIGINT)
         for process in running:
             process.join()
 
