@@ -45,7 +45,8 @@ def run(arguments: list[str]) -> int:
     failed = comparison.failed
     with stop_on_signal() as stop:
         jobs = [] if options.collect else comparison.jobs()
-        console.print(f"{len(grid.planned)} runs, {len(grid.planned) - len(jobs)} of them done: {comparison.folder}")
+        done = sum(comparison.row(name) is not None for name in comparison.plans)
+        console.print(f"{len(grid.planned)} runs, {done} of them done: {comparison.folder}")
         if options.launcher == "processes":
             ended = in_processes(jobs, options.jobs, stop)
         else:
