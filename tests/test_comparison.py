@@ -54,6 +54,7 @@ def test_every_combination_but_the_exceptions_is_planned(grid):
         ({"vary": {"rule": "fptt"}}, "'rule' must be a list of values, or a mapping"),
         ({"vary": {"rule": {"fast": 3}}}, "'rule' must be a list of values, or a mapping"),
         ({"seed": 3}, "unknown key 'seed'"),
+        ({"vary": {"seed": [0, 1]}}, "list its values under 'seeds'"),
         ({"seeds": 3}, "'seeds' must be a list of whole numbers"),
         ({"except": [{"neuron": "alif"}]}, "no 'neuron: alif' among what varies"),
         ({"except": [{"seed": 7}]}, "no 'seed: 7' among what varies"),
@@ -70,7 +71,7 @@ def test_what_is_wrong_with_a_grid_is_said(grid, changes, message):
 def row(neuron, rule, seed, accuracy):
     return {
         **{"neuron": neuron, "rule": rule, "seed": seed, "test_accuracy": accuracy, "command": f"fptt {neuron} {rule} {seed}"},
-        **{"firing_rate": 0.1, "peak_memory_mb": 100.0, "seconds_per_epoch": 2.0, "epochs": 3, "parameters": 7},
+        **{"firing_rate": 0.1, "peak_memory_mb": 100.0, "training_seconds": 6.0, "parameters": 7},
     }
 
 
@@ -139,6 +140,16 @@ def test_a_grid_is_trained_once_and_what_fails_is_told(grid, tmp_path, monkeypat
     capsys.readouterr()
     assert cli.main(["compare", str(path)]) == 2
     assert "holds fptt-seed0 with other settings" in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+def test_epochs_may_vary_and_a_network_without_spikes_has_no_rate(grid, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = grid(vary={"neuron": ["lstm", "lif"], "epochs": [1, 2]}, seeds=[0], baseline={}, **{"except": []})
+    for words in (["--jobs", "2"], ["--collect"]):  # from the run folders, and from the record
+        assert cli.main(["compare", str(path), *words]) == 0
+        lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+        assert [line[0][2:] + line[1] for line in lines] == ["lstm1", "lstm2", "lif1", "lif2"]
+        assert [line[4] == "" for line in lines] == [True, True, False, False]
 
 
 class Silent:

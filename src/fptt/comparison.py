@@ -96,6 +96,8 @@ class Grid:
     @staticmethod
     def _values(path: Path, axis: str, values: Any) -> dict[str, dict[str, Any]]:
         """The settings by the names on an axis."""
+        if axis == "seed":
+            raise InputError(f"{path}: the seed is no axis of the table; list its values under 'seeds'")
         if isinstance(values, list) and values:
             return {label(value): {axis: value} for value in values}
         if isinstance(values, dict) and values and all(isinstance(settings, dict | None) for settings in values.values()):
@@ -127,7 +129,7 @@ class Grid:
                     **(spread("difference", "difference_sd", compared) if self.baseline else {}),
                     "firing_rate": statistics.fmean(row["firing_rate"] for row in own),
                     "peak_memory_mb": statistics.fmean(row["peak_memory_mb"] for row in own),
-                    "training_seconds": statistics.fmean(row["seconds_per_epoch"] * row["epochs"] for row in own),
+                    "training_seconds": statistics.fmean(row["training_seconds"] for row in own),
                     "parameters": own[0]["parameters"],
                 }
             )
@@ -146,7 +148,8 @@ class Grid:
             if self.baseline:
                 own = all(row[axis] == name for axis, name in self.baseline.items())
                 cells.append("" if own else with_spread(row["difference"], row["difference_sd"], percent, signed=True))
-            cells += [f"{row['firing_rate']:.3f}", f"{row['peak_memory_mb']:.0f} MB", f"{row['training_seconds']:.0f} s"]
+            fires = "" if math.isnan(row["firing_rate"]) else f"{row['firing_rate']:.3f}"  # without spikes
+            cells += [fires, f"{row['peak_memory_mb']:.0f} MB", f"{row['training_seconds']:.0f} s"]
             lines.append(cells)
         return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -200,7 +203,7 @@ def read_csv(path: Path, axes: tuple[str, ...]) -> list[Row]:
             rows = [{key: text if key in axes else number(text) for key, text in row.items()} for row in csv.DictReader(file)]
         for row in rows:
             score(row)
-            if missing := [key for key in ("seed", "command", *axes) if row.get(key) is None]:
+            if missing := [key for key in ("seed", "command", "training_seconds", *axes) if row.get(key) is None]:
                 raise KeyError(missing[0])
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError) as error:
         raise InputError(f"{path} is no record of this grid's runs ({type(error).__name__} {error}): move it away") from None
@@ -213,8 +216,7 @@ def number(text: str) -> Any:
         return None
     for kind in (int, float):
         try:
-            value = kind(text)
+            return kind(text)
         except ValueError:
             continue
-        return value if math.isfinite(value) else text
     return text

@@ -146,6 +146,7 @@ class Comparison:
         """Record a run that has ended; returns its score in words."""
         plan, summary = self.plans[name], Run.open(self.folder / "runs" / name).summary()
         row = {**plan.labels, **{key: value for key, value in summary.items() if key not in plan.labels}}
+        row["training_seconds"] = summary["seconds_per_epoch"] * summary["epochs"]
         self.rows.append(row)
         self.failed.pop(name, None)
         places = {tuple([*plan.labels.values(), plan.seed]): number for number, plan in enumerate(self.grid.planned)}
