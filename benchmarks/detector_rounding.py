@@ -10,14 +10,12 @@ up to five in ten thousand of a weight, say how much of a difference means nothi
 import argparse
 import copy
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fptt.benchmark import provenance
+from fptt.benchmark import write_record
 from fptt.data import catalogue, voc
 from fptt.data.samples import Samples
 from fptt.detection.average_precision import average_precision
@@ -69,8 +67,7 @@ def main() -> None:
     result["map50_changed"] = [of(changed(model, seed)) for seed in range(options.seeds)]
     print(json.dumps(result, indent=1))
     if options.out:
-        command = shlex.join(["python", *sys.argv])
-        options.out.with_suffix(".json").write_text(json.dumps({**provenance(command), **result}, indent=1) + "\n")
+        write_record(options.out, result)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ camera of fptt train events-sim. Writes OUT.json.
 
 import argparse
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fptt.benchmark import provenance
+from fptt.benchmark import write_record
 from fptt.data import catalogue, event_sets, images
 from fptt.data.simulated import Camera, saccades, simulate
 from fptt.data.simulated_set import AT_ONCE
@@ -46,8 +44,7 @@ def main() -> None:
     result["correlation"] = round(float(np.corrcoef(found["recorded"], found["simulated"])[0, 1]), 4)
     print(json.dumps(result, indent=1))
     if options.out:
-        command = shlex.join(["python", *sys.argv])
-        options.out.with_suffix(".json").write_text(json.dumps({**provenance(command), **result}, indent=1) + "\n")
+        write_record(options.out, result)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,13 @@ streamed and on the simulated test set is measured before and after. Writes OUT.
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fptt.benchmark import provenance
+from fptt.benchmark import write_record
 from fptt.commands.common import trained
 from fptt.data.samples import Samples
 from fptt.learning.fptt import FPTT
@@ -63,8 +61,7 @@ def main() -> None:
     result |= {f"{name}_after": trainer.evaluate(sets[name])["accuracy"] for name in ("real_test", "simulated_test")}
     print(json.dumps(result, indent=1))
     if options.out:
-        command = shlex.join(["python", *sys.argv])
-        options.out.with_suffix(".json").write_text(json.dumps({**provenance(command, "cpu"), **result}, indent=1) + "\n")
+        write_record(options.out, result)
 
 
 if __name__ == "__main__":

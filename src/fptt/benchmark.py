@@ -8,6 +8,7 @@ import ctypes
 import json
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -247,3 +248,9 @@ def provenance(command: str, device: str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": machine(torch.device(device)),
     }
+
+
+def write_record(out: Path, result: dict[str, Any]) -> None:
+    """OUT.json of a script: ``result``, and what it says of itself."""
+    record = {**provenance(shlex.join(["python", *sys.argv])), **result}
+    out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
