@@ -19,29 +19,12 @@ from fptt import cli
 from fptt.commands import detect
 from fptt.detection import video
 from fptt.detection.detector import Detector
-from fptt.errors import InputError
 from fptt.files import replacing
+from videos import read_video, write_video
 
 av = pytest.importorskip("av")
 pytest.importorskip("safetensors")
 pytest.importorskip("torchvision")
-
-SHADES = (0, 60, 120, 180, 240)  # of grey: frames that can be told apart after compression
-
-
-def write_video(path, shades=SHADES, height=48, width=64, rate=10):
-    with video.video_writer(path, Fraction(rate), height, width) as add:
-        for number, shade in enumerate(shades):
-            add(torch.full((3, height, width), shade, dtype=torch.uint8), number / rate)
-    return path
-
-
-def read_video(path):
-    """The frames of a video, [frames, height, width, 3], and their times in seconds."""
-    with av.open(str(path)) as file:
-        assert file.streams.video[0].codec_context.name in ("h264", "mpeg4")
-        frames = list(file.decode(video=0))
-    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), [frame.time for frame in frames]
 
 
 @pytest.fixture
@@ -165,33 +148,6 @@ def test_frames_between_those_looked_at_keep_the_last_boxes(run, tmp_path, monke
         assert frame[80:120, 215:].max() < 30, "and black beside it"
 
 
-def test_a_video_of_odd_size_and_of_variable_rate(tmp_path):
-    path, times = tmp_path / "odd.mp4", [0.0, 0.04, 0.5, 0.5, 1.25]
-    with video.video_writer(path, None, 33, 51) as add:
-        for second in times:
-            add(torch.zeros(3, 33, 51, dtype=torch.uint8), second)
-    frames, read = read_video(path)
-    assert frames.shape == (5, 32, 50, 3)
-    assert read == pytest.approx(times, abs=1e-3) and read[2] < read[3]
-
-
-def test_a_video_that_was_filmed_upright_stands_upright(tmp_path):
-    """The left half is white in the file; turned a quarter to the right, that is the upper half."""
-    path = tmp_path / "phone.mp4"
-    with video.video_writer(path, Fraction(10), 48, 64) as add:
-        add(torch.cat([torch.full((3, 48, 32), shade, dtype=torch.uint8) for shade in (255, 0)], 2), 0.0)
-    content = path.read_bytes()
-    matrix = content.index(b"tkhd") + 4 + 40  # ISO/IEC 14496-12: version and flags, times, ids, layer, volume
-    identity, turned = ([v.to_bytes(4, "big", signed=True) for v in numbers] for numbers in (
-        (0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000), (0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
-    ))  # fmt: skip
-    assert content[matrix : matrix + 36] == b"".join(identity)
-    path.write_bytes(content[:matrix] + b"".join(turned) + content[matrix + 36 :])
-    [frame] = video.open_source(str(path)).frames
-    assert frame.image.shape == (3, 64, 48)
-    assert frame.image[:, :28].float().mean() > 230 and frame.image[:, 36:].float().mean() < 25
-
-
 def test_ctrl_c_completes_the_video_and_the_table(run, weights, tmp_path, monkeypatch):
     path = write_video(tmp_path / "clip.mp4", shades=[0] * 30)
     step, calls = Detector.step, []
@@ -228,34 +184,6 @@ def test_a_stream_is_read_and_named_without_its_password(run, weights, tmp_path)
     assert status == 0, err
     assert len(read_video(tmp_path / "127-0-0-1-clip-mp4-detected.mp4")[0]) == 5
     assert "secret" not in out + (tmp_path / "t.csv").read_text()
-
-
-def test_a_live_source_gives_its_newest_frame_and_what_came_before_it_broke():
-    gate, read = threading.Event(), threading.Event()
-
-    def frames(number):
-        yield video.Frame(torch.zeros(3, 2, 2), 0, 0.0)
-        gate.wait(10)
-        for n in range(1, number):
-            yield video.Frame(torch.zeros(3, 2, 2), n, float(n))
-        read.set()
-        raise InputError("camera 0 went away: try another number")
-
-    live = video.newest(frames(5))
-    assert next(live).number == 0
-    gate.set()
-    assert read.wait(10)
-    with pytest.warns(UserWarning, match="fptt: camera 0 went away"):
-        assert [frame.number for frame in live] == [4]
-
-    gate.set()
-    with pytest.raises(InputError, match="went away"):
-        list(video.newest(iter_that_fails()))
-
-
-def iter_that_fails():
-    yield from ()
-    raise InputError("camera 0 went away: try another number")
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

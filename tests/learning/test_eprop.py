@@ -1,7 +1,5 @@
 """e-prop against the sums of its definition, the paper's own recursions, full Jacobians and backpropagation through time."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import torch
@@ -10,13 +8,11 @@ from torch.nn.functional import cross_entropy
 
 import online_sums as sums
 from conftest import assert_close
-from fptt import InputError, surrogate
+from eprop_paper import Paper, PaperNeuron, PaperReadout
 from fptt import state as states
 from fptt.learning.eprop import EProp
 from fptt.learning.losses import StepLoss
 from fptt.learning.online import make_trainer
-from fptt.models.baselines import RecurrentBaseline
-from fptt.models.convolutional import ConvolutionalModel
 from fptt.models.sequence import SequenceModel
 
 WEIGHTS = StepLoss(cross_entropy, sums.T).weights.double()
@@ -119,64 +115,6 @@ def test_of_two_layers_only_the_upper_one_has_the_gradient_of_bptt():
 def test_on_one_step_every_network_has_the_gradient_of_bptt(neuron):
     errors = errors_to_bptt(stacked(neuron, recurrent=True), *sums.problem(1))
     assert max(errors.values()) < 1e-9
-
-
-class PaperState(NamedTuple):
-    v: torch.Tensor
-    z: torch.Tensor
-    a: torch.Tensor
-
-
-class PaperNeuron(nn.Module):
-    """Bellec et al.'s ALIF: v <- alpha v + I - z v_th, a <- rho a + z, z = H(v - v_th - beta a); the reset has no gradient."""
-
-    ALPHA, RHO, BETA, THRESHOLD = 0.8, 0.9, 0.3, 0.6
-
-    def __init__(self):
-        super().__init__()
-        self.spike = surrogate.get("triangular")
-
-    def forward(self, current, state):
-        v, z, a = state
-        a = self.RHO * a + z
-        v = self.ALPHA * v + current - z.detach() * self.THRESHOLD
-        z = self.spike(v - self.THRESHOLD - self.BETA * a)
-        return z, PaperState(v, z, a)
-
-
-class PaperReadout(nn.Module):
-    KAPPA = 0.7
-
-    def forward(self, current, y):
-        y = self.KAPPA * y + current
-        return y, y
-
-    def retention(self):
-        return torch.tensor([self.KAPPA], dtype=torch.float64)
-
-
-class Paper(nn.Module):
-    """A user's own layered network, without any of fptt's classes: the paper's recurrent network."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(2)
-        layer = nn.Module()
-        layer.synapse, layer.recurrent, layer.neuron = nn.Linear(2, 5, bias=False), nn.Linear(5, 5, bias=False), PaperNeuron()
-        self.layers, self.output, self.readout = nn.ModuleList([layer]), nn.Linear(5, 3), PaperReadout()
-        self.double()
-        with torch.no_grad():
-            layer.synapse.weight.mul_(2)
-
-    def initial_state(self, x):
-        zero = x.new_zeros(len(x), 5)
-        return PaperState(zero, zero, zero), x.new_zeros(len(x), 3)
-
-    def forward(self, x, state):
-        (layer,), (neuron, y) = self.layers, state
-        z, neuron = layer.neuron(layer.synapse(x) + layer.recurrent(neuron.z), neuron)
-        output, y = self.readout(self.output(z), y)
-        return output, (neuron, y)
 
 
 @pytest.mark.parametrize("feedback", ["symmetric", "random"])
@@ -328,78 +266,6 @@ def test_memory_is_independent_of_the_sequence():
     assert output.requires_grad and sizes[3] == sizes[40] and min(sizes[3]) > 0
 
 
-def oblong_gate():
-    model = sums.network(recurrent=False)
-    model.layers[0].neuron.gate = nn.Linear(3, 4)
-    return model
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (lambda: sums.network(readout="liquid"), "one constant: set readout fixed"),
-        (lambda: sums.network(readout="learned"), "one constant: set readout fixed"),
-        (lambda: sums.network(norm_steps=3), "not the batch norm layers.0.norm"),
-        (lambda: ConvolutionalModel((1, 6, 6), (2,), (), 3, pool=(2,), neuron="lif", readout="fixed"), "not the batch norm"),
-        (
-            lambda: ConvolutionalModel((1, 6, 6), (2,), (), 3, pool=(2,), neuron="lif", readout="fixed", norm_steps=None),
-            "not layers.0.synapse.weight",
-        ),
-        (oblong_gate, "the gate layers.0.neuron.gate, which is not square"),
-        (lambda: RecurrentBaseline(2, (3,), 3, "lstm"), "RecurrentBaseline has no"),
-    ],
-)
-def test_what_it_cannot_train_is_one_line(model, message):
-    with pytest.raises(InputError, match=message) as raised:
-        EProp(model())
-    assert "\n" not in str(raised.value)
-
-
-def without_state(model):
-    """No state before the first step, which the neuron makes up for."""
-    (layer,), step = model.layers, model.layers[0].neuron.forward
-    layer.neuron.forward = lambda current, _: step(current, PaperState(*[torch.zeros_like(current)] * 3))
-    model.forward = lambda x, state: layer.neuron(layer.synapse(x), None)
-
-
-def apart(model):
-    """The neuron's output is not in its state."""
-    model.layers[0].neuron.forward = lambda current, state: (state.z + current, state)
-
-
-def around(model):
-    """The readout reads something else than the last layer's output."""
-    forward = model.forward
-    model.forward = lambda x, state: (model.output(model.layers[0].synapse(x)), forward(x, state)[1])
-
-
-def twice(model):
-    """A synapse is used twice in a step."""
-    forward = model.forward
-    model.forward = lambda x, state: (forward(x, state)[0] + model.layers[0].synapse(x).sum(), state)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (without_state, "give the model a method initial_state"),
-        (apart, "output of PaperNeuron to be one of the tensors of its state"),
-        (around, "a readout that reads the last layer's output and nothing else"),
-        (twice, "'layers.0.synapse' is called twice in a step"),
-    ],
-)
-def test_what_shows_in_a_step_only_is_one_line(change, message):
-    model, (sequence, _) = Paper(), sums.problem()
-    change(model)
-    with pytest.raises(InputError, match=message):
-        EProp(model)(sequence[0])
-
-
-def test_feedback_has_two_kinds():
-    with pytest.raises(InputError, match="symmetric or random, got 'none'"):
-        EProp(Paper(), "none")
-
-
 @pytest.mark.parametrize("neuron", ["lif", "alif", "ltc"])
 @pytest.mark.parametrize("feedback", ["symmetric", "random"])
 def test_it_learns(neuron, feedback):
@@ -412,17 +278,3 @@ def test_it_learns(neuron, feedback):
     )
     losses = [trainer(sequence, target).loss for _ in range(30)]
     assert torch.stack(losses[-5:]).mean() < 0.8 * torch.stack(losses[:5]).mean()
-
-
-def test_a_neuron_that_begins_to_depend_on_what_it_did_not_is_one_line():
-    """No trace is kept of a tensor of the state that the next step does not depend on."""
-    model, (sequence, _) = Paper(), sums.problem()
-    neuron, forward = model.layers[0].neuron, model.layers[0].neuron.forward
-    neuron.forward = lambda current, state: forward(current, state._replace(a=state.a.detach()))
-    eligible = EProp(model)
-    _, state = eligible(sequence[0])
-    traces = state.traces.state["layers.0.synapse"]
-    assert [trace is None for trace in traces] == [False, False, True]
-    neuron.forward = forward
-    with pytest.raises(InputError, match="depends on the same tensors of its state at every step"):
-        eligible(sequence[1], state)
