@@ -310,7 +310,7 @@ def test_export_of_a_run(run, trained):
 
 
 def test_benchmark_of_the_other_rules(run):
-    rules = ["online-bptt", "eprop"]
+    rules = ["sltt", "online-bptt", "ottt", "eprop"]
     words = ["--values", "3", "--neuron", "lif", "--readout", "fixed", "--width", "4", "--batch-size", "2", "--repeats", "1"]
     status, out, err = run("benchmark", "--rules", *rules, *words, "--window", "2", "--eager", "--json")
     assert status == 0, err
