@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._inductor
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -235,6 +236,13 @@ def test_impossible_settings_are_one_line(rule, options, message):
     assert "\n" not in str(raised.value)
 
 
+def assert_alike(eager, compiled):
+    assert len(eager) == len(compiled)
+    for mine, other in zip(compiled, eager, strict=True):
+        for name in mine:
+            torch.testing.assert_close(mine[name], other[name], rtol=1e-6, atol=1e-9)
+
+
 def test_compiled_steps_train_alike(monkeypatch):
     """Traced as the compiler would; what the compiler makes of a trace is tested elsewhere."""
     compiler = torch.compile
@@ -242,7 +250,87 @@ def test_compiled_steps_train_alike(monkeypatch):
     sequence, target = sums.problem(4)
     eager, _ = updates_of("online-bptt", sums.network(), sequence, target, window=2)
     compiled, _ = updates_of("online-bptt", sums.network(), sequence, target, compiled=True, window=2)
-    assert len(eager) == len(compiled)
-    for mine, other in zip(compiled, eager, strict=True):
-        for name in mine:
-            torch.testing.assert_close(mine[name], other[name], rtol=1e-6, atol=1e-9)
+    assert_alike(eager, compiled)
+
+
+@pytest.mark.filterwarnings("error:fptt")
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("sltt", {}),
+        ("sltt", {"parts": 3}),
+        ("ottt", {"approximate": True}),
+        ("ottt", {"approximate": True, "parts": 2}),
+        ("eprop", {}),
+        ("eprop", {"feedback": "random", "parts": 3}),
+    ],
+)
+def test_rules_that_learn_from_every_step_are_one_graph(monkeypatch, rule, options):
+    traced = []
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: traced.append(graph) or graph)
+    sequence, target = sums.problem()
+    torch.manual_seed(1)
+    eager, trained = updates_of(rule, sums.network(), sequence, target, **options)
+    torch.manual_seed(1)
+    compiled, other = updates_of(rule, sums.network(), sequence, target, compiled=True, **options)
+    assert_alike(eager, compiled)
+    assert_close(other.loss, trained.loss)
+    assert_close(other.output, trained.output)
+    assert_close(other.firing_rate, trained.firing_rate)
+    assert len(traced) == 1
+
+
+def trained_for(batches, compiled, neuron="ltc", rule="eprop", model=None):
+    torch.manual_seed(4)
+    model = model or SequenceModel(2, (5,), 3, neuron=neuron, readout="fixed")
+    optimizer = make_optimizer(rule, torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=0.1), max_norm=1.0)
+    trainer = make_trainer(rule, model.double(), StepLoss(cross_entropy, 6), optimizer, 6, compiled=compiled)
+    for batch in range(batches):
+        optimizer.zero_grad()  # as any loop may
+        torch.manual_seed(batch)
+        trainer(torch.randn(6, 7, 2, dtype=torch.float64), torch.arange(7) % 3)
+    return model.state_dict(), trainer.graphs
+
+
+@pytest.mark.filterwarnings("error:fptt")
+def test_the_compiled_step_of_eprop_over_several_sequences():
+    (eager, _), (compiled, graphs) = trained_for(3, False), trained_for(3, True)
+    assert_alike([eager], [compiled])
+    assert graphs == 1
+
+
+class Partial(nn.Module):
+    """Has a weight that nothing depends on, and no state before its first step."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.output, self.idle = nn.LSTMCell(2, 4), nn.Linear(4, 3), nn.Parameter(torch.ones(3))
+
+    def forward(self, x, state=None):
+        state = self.cell(x, state)
+        return self.output(state[0]), state
+
+
+@pytest.mark.filterwarnings("error:fptt")
+@pytest.mark.parametrize("rule", ["sltt", "fptt"])
+def test_a_model_without_a_first_state_is_compiled_after_its_first_step(monkeypatch, rule):
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
+    torch.manual_seed(2)
+    models = Partial(), Partial()
+    models[1].load_state_dict(models[0].state_dict())
+    (eager, _), (compiled, graphs) = (trained_for(3, on, rule=rule, model=models[on]) for on in (False, True))
+    assert_alike([eager], [compiled])
+    assert graphs == 1
+    assert (compiled["idle"] == 1).all()
+
+
+def test_a_step_that_cannot_be_traced_is_eager_with_one_warning(monkeypatch):
+    def missing(*_, **__):
+        raise torch._inductor.exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(torch._inductor, "compile", missing)
+    with pytest.warns(UserWarning, match="training goes on without") as caught:
+        compiled, graphs = trained_for(2, True, "lif")
+    assert len([w for w in caught if "fptt" in str(w.message)]) == 1
+    assert_alike([trained_for(2, False, "lif")[0]], [compiled])
+    assert graphs == 0

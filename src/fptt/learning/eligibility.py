@@ -124,10 +124,12 @@ class Step:
             d, p = self.derivatives(unit, *arguments)
             self.carry(d, p, place, unit is self.wiring.last and self.wiring.kappa > 0)
             for k in range(len(after)) if self.wiring.membrane else [place]:
-                for name in p:
-                    if name in self.before.state:
-                        terms = [(r, e) for r, e in zip(d[k], self.before.state[name], strict=True) if r is not None]
-                        after[k] = self.with_past(after[k], name, terms)
+                for name, rates in p.items():
+                    if name in self.before.state and any(r is not None for r in d[k]):
+                        e = self.after.state[name][k]
+                        if e is None:
+                            e = trace(d[k], self.before.state[name], rates[k], self.inputs[name], self.currents[name].shape[1])
+                        after[k] = after[k] + self.past(after[k], name, e, rates[k])
             if unit is self.wiring.last:
                 self.spikes = after[place], place
             remaining = iter(after)
@@ -176,38 +178,41 @@ class Step:
         if self.spikes is None or arguments[0] is not self.spikes[0]:
             raise InputError("eprop needs a readout that reads the last layer's output and nothing else")
         z, _ = self.spikes
-        kappa = torch.full_like(z, self.wiring.kappa)
         for name, e in self.before.filtered.items():
-            z = self.with_past(z, name, [(kappa, e)])
+            z = z + self.wiring.kappa * self.past(z, name, e)
         return (z,)
 
-    def with_past(self, value: Tensor, name: str, terms: list[tuple[Tensor, Any]]) -> Tensor:
-        """``value`` [batch, neurons] as it is, and with the gradient of the past with respect to the weights of a synapse."""
+    def past(self, value: Tensor, name: str, e: Tensor, p: Tensor | None = None) -> Tensor:
+        """Zeros like ``value`` [batch, neurons], with the gradient of the past with respect to the weights of a synapse.
+
+        The past is the eligibility ``e``, less the p s of the present where ``p`` is given.
+        """
         synapse = self.wiring.synapses[name]
-        zeros: Tensor = Past.apply(value, synapse.weight, synapse.bias, *(t for pair in terms for t in pair))
-        return value + zeros
+        present = () if p is None else (p, self.inputs[name])
+        zeros: Tensor = Past.apply(value, synapse.weight, synapse.bias, e, *present)
+        return zeros
 
 
 class Past(torch.autograd.Function):
-    """Zeros like ``value``, whose gradient with respect to a synapse's weights sums ``rate * trace`` over the batch."""
+    """Zeros like ``value``, whose gradient with respect to a synapse's weights sums ``e - p s`` over the batch."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, weight: Tensor, bias: Tensor | None, *terms: Tensor) -> Tensor:
-        ctx.save_for_backward(*terms)
+    def forward(ctx: Any, value: Tensor, weight: Tensor, bias: Tensor | None, *traces: Tensor) -> Tensor:
+        ctx.save_for_backward(*traces)
         ctx.bias = bias is not None
         return torch.zeros_like(value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        terms, total = ctx.saved_tensors, None
-        for rate, e in zip(terms[::2], terms[1::2], strict=True):
-            part = torch.einsum("bo,boi->oi", per_output(grad * rate, e.shape[1]), e)
-            total = part if total is None else total + part
-        if total is None:
-            return (None,) * 3
+        e, *present = ctx.saved_tensors
+        grad = per_output(grad, e.shape[1])
+        total = torch.einsum("bo,boi->oi", grad, e)
+        if present:
+            p, s = present
+            total -= (grad * p).T @ s
         weight, bias = (total[:, :-1], total[:, -1]) if ctx.bias else (total, None)
-        return None, weight, bias, *(None for _ in terms)
+        return None, weight, bias, None, *(None for _ in present)
 
 
 def trace(d: list[Tensor | None], traces: tuple[Tensor | None, ...], p: Tensor | None, s: Tensor, outputs: int) -> Tensor:

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from fptt import state as states
 from fptt.learning.fptt import FPTT, Form
 from fptt.learning.losses import StepLoss
-from fptt.learning.step import CompiledStep, CompiledUpdate, or_eager
+from fptt.learning.step import CompiledGradient, CompiledStep, CompiledUpdate, or_eager
 from fptt.state import State
 
 Rule = Literal["fptt", "bptt", "tbptt", "sltt", "online-bptt", "ottt", "eprop"]
@@ -111,12 +111,12 @@ class SequenceTrainer:
     """``trainer(sequence, target)`` trains ``model`` on one batch of sequences.
 
     Args:
-        model: any module with ``output, state = model(x_t, state)``; with an attribute ``traceable`` that is false it is never
-            compiled.
+        model: any module with ``output, state = model(x_t, state)``; with an attribute ``traceable`` that is false it is only
+            compiled together with its loss and gradients.
         loss: the loss at the end of each part; it has as many parts as this trainer.
         optimizer: see ``make_optimizer``.
         parts: number of parts of a sequence.
-        compiled: run the steps through torch's compiler. With one update per time step the whole of a step is one graph (see
+        compiled: run the steps through torch's compiler. With a loss at every time step the whole of a step is one graph (see
             ``fptt.learning.step``); with fewer, the steps of the network are compiled, and so are FPTT's updates.
         accumulate: at each update, pass the batch through in so many pieces one after the other and add their gradients: less
             memory for the same update, but for batch norms, whose statistics are then those of a piece.
@@ -144,7 +144,7 @@ class SequenceTrainer:
         self.model, self.loss, self.optimizer, self.parts, self.compiled = model, loss, optimizer, parts, compiled
         self.accumulate, self.recompute, self.sampled = accumulate, recompute, sampled
         self.updates = parts if updates is None else updates
-        self._step = CompiledStep(model, loss, optimizer)
+        self._step = (CompiledStep if isinstance(optimizer, FPTT) else CompiledGradient)(model, loss, optimizer)
         self._update = CompiledUpdate(optimizer).step if isinstance(optimizer, FPTT) else optimizer.step
         self._advance, self._finish = or_eager(self.advance), or_eager(self.finish)
 
@@ -167,16 +167,11 @@ class SequenceTrainer:
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
         """Train on ``sequence`` [time, batch, ...] towards ``target`` [batch, ...]."""
         numbers = torch.arange(self.parts, device=sequence.device)
+        updated = set(part_ends(self.parts, self.updates))
+        every_step = self.parts == len(sequence) and self.sampled is None and self.accumulate == 1
+        if self.compiled and every_step and (self.updates == self.parts or isinstance(self._step, CompiledGradient)):
+            return self._step_by_step(sequence, target, numbers, updated)
         compiled = self.compiled and getattr(self.model, "traceable", True)
-        every_step = self.parts == self.updates == len(sequence) and self.sampled is None
-        if compiled and every_step and self.accumulate == 1 and isinstance(self.optimizer, FPTT):
-            state = states.initialise(self.model, sequence[0])
-            rate = torch.zeros((), device=sequence.device)
-            with self._step:
-                for t in range(len(sequence)):  # a tensor that is iterated over makes all its views beforehand
-                    output, criterion, z, state = self._step(sequence[t], state, target, numbers[t])
-                    rate += z
-            return Trained(output, criterion, rate / len(sequence))
         finish, update = (self._finish, self._update) if compiled else (self.finish, self.optimizer.step)
         advance = self._advance if compiled else self.advance
         parted = sequence.chunk(self.accumulate, 1), target.chunk(self.accumulate)
@@ -185,7 +180,6 @@ class SequenceTrainer:
             for x, y in zip(*parted, strict=True)
         ]
         learnt = set(range(self.parts) if self.sampled is None else torch.randperm(self.parts)[: self.sampled].tolist())
-        updated = set(part_ends(self.parts, self.updates))
         start = 0
         self.optimizer.zero_grad()
         for part, end in enumerate(part_ends(len(sequence), self.parts)):
@@ -207,6 +201,20 @@ class SequenceTrainer:
         loss = torch.stack([piece.share * piece.criterion for piece in pieces]).sum()
         rate = torch.stack([piece.share * piece.rate for piece in pieces]).sum() / len(sequence)
         return Trained(torch.cat([piece.output for piece in pieces]), loss, rate)
+
+    def _step_by_step(self, sequence: Tensor, target: Tensor, numbers: Tensor, updated: set[int]) -> Trained:
+        """Train with a loss at every time step, each of which is one graph."""
+        self.optimizer.zero_grad()
+        state = states.initialise(self.model, sequence[0])
+        rate = torch.zeros((), device=sequence.device)
+        with self._step:
+            for t in range(len(sequence)):  # a tensor that is iterated over makes all its views beforehand
+                output, criterion, z, state = self._step(sequence[t], state, target, numbers[t])
+                rate += z
+                if t in updated and isinstance(self._step, CompiledGradient):
+                    self.optimizer.step()
+                    self.optimizer.zero_grad(set_to_none=False)
+        return Trained(output, criterion, rate / len(sequence))
 
     def _through(self, segment: Tensor, state: State, advance: Callable[..., Any]) -> tuple[State, Tensor]:
         """The state after the steps of ``segment`` [time, batch, ...] inside a part, and their firing rates' sum."""

@@ -1,12 +1,13 @@
-"""The fast path of FPTT: forward, backward and update of one time step as a single compiled graph.
+"""The fast path of rules that learn at every time step: forward, backward and update of a step as a single compiled graph.
 
 Nothing is written twice: the eager code of model, loss, ``FPTT`` and its base optimizer is run once under a tracer, and what
 it did is compiled by torch's Inductor. Two things differ from the eager step. Weights, averages, multipliers and the base
 optimizer's moments lie in flat buffers, of which the parameters and the optimizers' states are views, so that the update is
 two sweeps over memory and not hundreds of small loops. And nothing is checked anew at each call but shapes and settings.
 
-It serves FPTT with one update per time step around an optimizer that treats every weight alike (``ELEMENTWISE``). A model must
-keep the protocol: what it remembers is in its state, its parameters and its buffers. Everything else trains eagerly.
+``CompiledStep`` serves FPTT with one update per time step around an optimizer that treats every weight alike (``ELEMENTWISE``);
+``CompiledGradient`` rules with other updates (SLTT, OTTT, e-prop), up to the gradients. A model must keep the protocol: what it
+remembers is in its state, its parameters and its buffers. Everything else trains eagerly.
 """
 
 import copy
@@ -146,7 +147,9 @@ class Compiled:
         products.through_onednn(graph.graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        return torch._inductor.compile(graph, examples, options={"size_asserts": False, "alignment_asserts": False})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch, to itself
+            return torch._inductor.compile(graph, examples, options={"size_asserts": False, "alignment_asserts": False})
 
     def update(self, groups: list[dict[str, Any]], gradients: dict[int, Tensor]) -> None:
         """``optimizer.step()`` on flat tensors, for the gradients by ``id`` of their parameters."""
@@ -201,9 +204,10 @@ class CompiledUpdate(Compiled):
 class CompiledStep(Compiled):
     """``step(x_t, state, target, part)``: ``eager`` through one compiled graph for each combination of shapes.
 
-    The first step of a training runs eagerly: it creates the optimizers' states. Where a graph cannot be had (no compiler, a
-    model that cannot be traced, an optimizer that is not elementwise), one warning says so and all steps run eagerly.
-    Use within ``with step:``, which takes over weights and learning rates before a sequence and hands back counters after it.
+    The first step of a training runs eagerly: it creates the optimizers' states. So does every step after a state of another
+    structure than the last one's, such as none at all. Where a graph cannot be had (no compiler, a model that cannot be traced,
+    an optimizer that is not elementwise), one warning says so and all steps run eagerly. Use within ``with step:``, which takes
+    over weights and learning rates before a sequence and hands back counters after it.
 
     Args:
         model, loss, optimizer: as for ``SequenceTrainer``.
@@ -212,34 +216,69 @@ class CompiledStep(Compiled):
     def __init__(self, model: nn.Module, loss: StepLoss, optimizer: Optimizer):
         super().__init__(optimizer)
         self.model, self.loss = model, loss
+        self.structure: Any = None  # of the state after the last eager step
 
     def __call__(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> StepResult:
-        if self.works and not self.groups and self.optimizer.state:
-            self.prepare()
-        if not self.groups:
-            return self.eager(x_t, state, target, part)
         leaves, structure = pytree.tree_flatten(state)
-        key = (structure, self.settings, *map(signature, (x_t, target, *leaves)))
-        arguments = [x_t, target, part, *leaves]
-        run = self.graph(key, functools.partial(self._step, structure), arguments)
+        run = None
+        if self.ready and structure == self.structure:
+            key = (structure, self.settings, *map(signature, (x_t, target, *leaves)))
+            arguments = [x_t, target, part, *leaves]
+            run = self.graph(key, functools.partial(self._step, structure), arguments)
         if run is None:
-            return self.eager(x_t, state, target, part)
+            return self.between(x_t, state, target, part)
         with torch.no_grad():
             output, criterion, rate, *leaves = run(*arguments, *self.tensors)
         return StepResult(output, criterion, rate, pytree.tree_unflatten(leaves, structure))
 
+    def between(self, *arguments: Any) -> StepResult:
+        """An eager step among compiled ones."""
+        self.__exit__()
+        result = self.eager(*arguments)
+        _, self.structure = pytree.tree_flatten(result.state)
+        if self.ready:
+            self.__enter__()
+        elif self.works:
+            self.prepare()
+        return result
+
+    @property
+    def ready(self) -> bool:
+        """Whether graphs can be had, as far as is known."""
+        return bool(self.groups)
+
     def eager(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> StepResult:
         """One step, plainly: the truth that the graphs are tested against."""
         self.optimizer.zero_grad()
+        result = self.backward(x_t, state, target, part)
+        self.optimizer.step()
+        return result
+
+    def backward(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> StepResult:
+        """The step up to its gradients, plainly; they add to those that the parameters have."""
         output, state = self.model(x_t, states.detach(state))
         objective, criterion = self.loss(output, target, part)
         objective.backward()
-        self.optimizer.step()
         return StepResult(output.detach(), criterion, states.firing_rate(state), states.detach(state))
 
     def static(self) -> Any:
         modules = (self.model, self.loss)
-        return super().static(), [dict(module.named_buffers()) for module in modules]
+        return self.learnt(), [dict(module.named_buffers()) for module in modules]
+
+    def learnt(self) -> Any:
+        """The tensors that a graph learns with, as they are given to ``weights`` and ``learn``."""
+        return super().static()
+
+    def weights(self, learnt: Any) -> dict[int, Tensor]:
+        """The weights by ``id`` of their parameters."""
+        weights: dict[int, Tensor] = {}
+        for group, tensors in zip(self.groups, learnt, strict=True):
+            weights |= zip(map(id, group.flat.parameters), group.flat.views(tensors["weights"]), strict=True)
+        return weights
+
+    def learn(self, learnt: Any, gradients: dict[int, Tensor]) -> None:
+        """What is done with the gradients, by ``id`` of their parameters."""
+        self.update(learnt, gradients)
 
     def hyper(self) -> tuple[Any, ...]:
         return self.model.training, self.loss.training, *super().hyper()
@@ -247,11 +286,8 @@ class CompiledStep(Compiled):
     def _step(self, structure: Any, arguments: list[Any], static: Any) -> tuple[Any, ...]:
         """``eager`` with all tensors given: what is traced."""
         x_t, target, part, *leaves = arguments
-        groups, buffers = static
-        weights: dict[int, Tensor] = {}
-        for group, tensors in zip(self.groups, groups, strict=True):
-            for p, view in zip(group.flat.parameters, group.flat.views(tensors["weights"]), strict=True):
-                weights[id(p)] = view.detach().requires_grad_()
+        learnt, buffers = static
+        weights = {key: weight.detach().requires_grad_() for key, weight in self.weights(learnt).items()}
         names = {name: weights[id(p)] for name, p in self.model.named_parameters() if id(p) in weights}
         unused = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
         unused = [p for p in unused if id(p) not in weights]
@@ -263,11 +299,58 @@ class CompiledStep(Compiled):
         gradients = dict(zip(weights, wanted, strict=False))
         if any(g is None for g in gradients.values()) or any(g is not None for g in wanted[len(weights) :]):
             raise NotImplementedError("not the same parameters have a gradient at each step")
-        self.update(groups, gradients)
+        self.learn(learnt, gradients)
         after, structure_after = pytree.tree_flatten(states.detach(state))
         if structure_after != structure:
             raise NotImplementedError("its state changes its structure from step to step")
         return output.detach(), criterion, states.firing_rate(state), *after
+
+
+class CompiledGradient(CompiledStep):
+    """``step(x_t, state, target, part)``: a step up to its gradients, which add up in the parameters' ``grad``.
+
+    For rules that update otherwise than FPTT, around any optimizer, whose ``step`` is the caller's, and ``zero_grad`` before
+    ``with``; within, ``zero_grad(set_to_none=False)``. Parameters that the first step has given no gradient have none.
+    """
+
+    def __init__(self, model: nn.Module, loss: StepLoss, optimizer: Optimizer):
+        super().__init__(model, loss, optimizer)
+        self.parameters: list[Tensor] = []
+        self.sums: list[Tensor] = []
+
+    def __enter__(self) -> "CompiledGradient":
+        for p, total in zip(self.parameters, self.sums, strict=True):
+            if p.grad is not total:  # any more
+                p.grad = total.zero_() if p.grad is None else total.copy_(p.grad)
+        super().__enter__()
+        return self
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.sums)
+
+    def prepare(self) -> None:
+        """Take over the gradients of a first step."""
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.sums = [p.grad for p in self.parameters if p.grad is not None]
+        self.__enter__()
+
+    def give_up(self, error: Exception) -> None:
+        super().give_up(error)
+        self.parameters = self.sums = []
+
+    def eager(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> StepResult:
+        return self.backward(x_t, state, target, part)
+
+    def learnt(self) -> Any:
+        return [p.detach() for p in self.parameters], self.sums
+
+    def weights(self, learnt: Any) -> dict[int, Tensor]:
+        return dict(zip(map(id, self.parameters), learnt[0], strict=True))
+
+    def learn(self, learnt: Any, gradients: dict[int, Tensor]) -> None:
+        for p, total in zip(self.parameters, learnt[1], strict=True):
+            total += gradients[id(p)]
 
 
 def _called(module: nn.Module, tensors: dict[str, Tensor], buffers: dict[str, Tensor], arguments: Any) -> Any:
