@@ -16,7 +16,7 @@ another model, which carries traces or eligibilities, or step it anew; they are 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from fptt import state as states
 from fptt.learning.fptt import FPTT, Form
 from fptt.learning.losses import StepLoss
-from fptt.learning.step import CompiledGradient, CompiledStep, CompiledUpdate, or_eager
+from fptt.learning.step import CompiledGradient, CompiledStep, CompiledUpdate, Trained, or_eager
 from fptt.state import State
 
 Rule = Literal["fptt", "bptt", "tbptt", "sltt", "online-bptt", "ottt", "eprop"]
@@ -84,14 +84,6 @@ def make_optimizer(
 def part_ends(time_steps: int, parts: int) -> list[int]:
     """The last time step of each part; the parts are as equal as can be and the last one always ends the sequence."""
     return [(p + 1) * time_steps // parts - 1 for p in range(parts)]
-
-
-class Trained(NamedTuple):
-    """What one sequence left behind, as tensors on its device: nothing is copied to the host while it trains."""
-
-    output: Tensor  # [batch, ...] after the last step
-    loss: Tensor  # the criterion at the last step, scalar
-    firing_rate: Tensor  # spikes per neuron and step, mean over the sequence, scalar
 
 
 @dataclass
@@ -166,11 +158,14 @@ class SequenceTrainer:
 
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
         """Train on ``sequence`` [time, batch, ...] towards ``target`` [batch, ...]."""
-        numbers = torch.arange(self.parts, device=sequence.device)
         updated = set(part_ends(self.parts, self.updates))
         every_step = self.parts == len(sequence) and self.sampled is None and self.accumulate == 1
-        if self.compiled and every_step and (self.updates == self.parts or isinstance(self._step, CompiledGradient)):
-            return self._step_by_step(sequence, target, numbers, updated)
+        own_updates = isinstance(self._step, CompiledGradient)
+        if self.compiled and every_step and (own_updates or self.updates == self.parts):
+            self.optimizer.zero_grad()
+            state = states.initialise(self.model, sequence[0])
+            return self._step.through(sequence, state, target, updated if own_updates else ())
+        numbers = torch.arange(self.parts, device=sequence.device)
         compiled = self.compiled and getattr(self.model, "traceable", True)
         finish, update = (self._finish, self._update) if compiled else (self.finish, self.optimizer.step)
         advance = self._advance if compiled else self.advance
@@ -201,20 +196,6 @@ class SequenceTrainer:
         loss = torch.stack([piece.share * piece.criterion for piece in pieces]).sum()
         rate = torch.stack([piece.share * piece.rate for piece in pieces]).sum() / len(sequence)
         return Trained(torch.cat([piece.output for piece in pieces]), loss, rate)
-
-    def _step_by_step(self, sequence: Tensor, target: Tensor, numbers: Tensor, updated: set[int]) -> Trained:
-        """Train with a loss at every time step, each of which is one graph."""
-        self.optimizer.zero_grad()
-        state = states.initialise(self.model, sequence[0])
-        rate = torch.zeros((), device=sequence.device)
-        with self._step:
-            for t in range(len(sequence)):  # a tensor that is iterated over makes all its views beforehand
-                output, criterion, z, state = self._step(sequence[t], state, target, numbers[t])
-                rate += z
-                if t in updated and isinstance(self._step, CompiledGradient):
-                    self.optimizer.step()
-                    self.optimizer.zero_grad(set_to_none=False)
-        return Trained(output, criterion, rate / len(sequence))
 
     def _through(self, segment: Tensor, state: State, advance: Callable[..., Any]) -> tuple[State, Tensor]:
         """The state after the steps of ``segment`` [time, batch, ...] inside a part, and their firing rates' sum."""

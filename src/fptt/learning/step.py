@@ -14,7 +14,7 @@ import copy
 import functools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -58,6 +58,14 @@ class StepResult(NamedTuple):
     criterion: Tensor
     firing_rate: Tensor
     state: State
+
+
+class Trained(NamedTuple):
+    """What one sequence left behind, as tensors on its device: nothing is copied to the host while it trains."""
+
+    output: Tensor  # [batch, ...] after the last step
+    loss: Tensor  # the criterion at the last step, scalar
+    firing_rate: Tensor  # spikes per neuron and step, mean over the sequence, scalar
 
 
 class Compiled:
@@ -202,12 +210,11 @@ class CompiledUpdate(Compiled):
 
 
 class CompiledStep(Compiled):
-    """``step(x_t, state, target, part)``: ``eager`` through one compiled graph for each combination of shapes.
+    """``step.through(sequence, state, target)``: every step learns, through one graph for each combination of shapes.
 
     The first step of a training runs eagerly: it creates the optimizers' states. So does every step after a state of another
     structure than the last one's, such as none at all. Where a graph cannot be had (no compiler, a model that cannot be traced,
-    an optimizer that is not elementwise), one warning says so and all steps run eagerly. Use within ``with step:``, which takes
-    over weights and learning rates before a sequence and hands back counters after it.
+    an optimizer that is not elementwise), one warning says so and all steps run eagerly.
 
     Args:
         model, loss, optimizer: as for ``SequenceTrainer``.
@@ -218,18 +225,44 @@ class CompiledStep(Compiled):
         self.model, self.loss = model, loss
         self.structure: Any = None  # of the state after the last eager step
 
-    def __call__(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> StepResult:
+    def through(self, sequence: Tensor, state: State, target: Tensor, updates: Collection[int] = ()) -> Trained:
+        """Learn from every step of ``sequence`` [time, batch, ...], each of which is a part of the loss.
+
+        ``updates`` are the steps after which the optimizer steps, where learning from a step is not an update itself.
+        """
+        numbers = torch.arange(len(sequence), device=sequence.device)
+        rate = torch.zeros((), device=sequence.device)
         leaves, structure = pytree.tree_flatten(state)
-        run = None
-        if self.ready and structure == self.structure:
-            key = (structure, self.settings, *map(signature, (x_t, target, *leaves)))
-            arguments = [x_t, target, part, *leaves]
-            run = self.graph(key, functools.partial(self._step, structure), arguments)
-        if run is None:
-            return self.between(x_t, state, target, part)
-        with torch.no_grad():
-            output, criterion, rate, *leaves = run(*arguments, *self.tensors)
-        return StepResult(output, criterion, rate, pytree.tree_unflatten(leaves, structure))
+        run: Callable[..., Any] | None = None
+        key: Any = None
+        settled = False  # the graph leaves a state of the shapes that it takes, and serves all steps to come
+        with self:
+            for t in range(len(sequence)):  # a tensor that is iterated over makes all its views beforehand
+                arguments = [sequence[t], target, numbers[t], *leaves]
+                if not settled:
+                    before = key
+                    key, run = self.graph_for(structure, arguments)
+                    settled = run is not None and key == before
+                if run is None:
+                    state = pytree.tree_unflatten(leaves, structure)
+                    output, criterion, z, state = self.between(sequence[t], state, target, numbers[t])
+                    leaves, structure = pytree.tree_flatten(state)
+                else:
+                    with torch.no_grad():
+                        output, criterion, z, *leaves = run(*arguments, *self.tensors)
+                rate += z
+                if t in updates:
+                    self.optimizer.step()
+                    self.optimizer.zero_grad(set_to_none=False)
+        return Trained(output, criterion, rate / len(sequence))
+
+    def graph_for(self, structure: Any, arguments: list[Any]) -> tuple[Any, Callable[..., Any] | None]:
+        """What the graph depends on, and the graph; None where the step is to run eagerly."""
+        if not self.ready or structure != self.structure:
+            return None, None
+        x_t, target, _, *leaves = arguments
+        key = (structure, self.settings, *map(signature, (x_t, target, *leaves)))
+        return key, self.graph(key, functools.partial(self._step, structure), arguments)
 
     def between(self, *arguments: Any) -> StepResult:
         """An eager step among compiled ones."""
@@ -307,10 +340,10 @@ class CompiledStep(Compiled):
 
 
 class CompiledGradient(CompiledStep):
-    """``step(x_t, state, target, part)``: a step up to its gradients, which add up in the parameters' ``grad``.
+    """``step.through(sequence, state, target, updates)``: of a step only the gradients, which add up in the weights' ``grad``.
 
-    For rules that update otherwise than FPTT, around any optimizer, whose ``step`` is the caller's, and ``zero_grad`` before
-    ``with``; within, ``zero_grad(set_to_none=False)``. Parameters that the first step has given no gradient have none.
+    For rules that update otherwise than FPTT, around any optimizer; its first ``zero_grad`` is the caller's. Parameters that
+    the first step has given no gradient have none.
     """
 
     def __init__(self, model: nn.Module, loss: StepLoss, optimizer: Optimizer):

@@ -6,7 +6,8 @@ from torch.optim import Optimizer
 
 from fptt import state as states
 from fptt.learning.losses import StepLoss
-from fptt.learning.rules import SequenceTrainer, Trained, unchanged_buffers
+from fptt.learning.rules import SequenceTrainer, unchanged_buffers
+from fptt.learning.step import Trained
 
 
 class WindowTrainer(SequenceTrainer):
