@@ -1,8 +1,8 @@
-"""A picture of the page of ``fptt web`` with one frame of a video on it, taken by a headless Chromium.
+"""A picture of the page of ``fptt web`` with an image or one frame of a video on it, taken by a headless Chromium.
 
-    python benchmarks/web_screenshot.py car-detection.mp4 --frame 100 --out docs/web.png
+    python benchmarks/web_screenshot.py astronaut.png --out docs/web.jpg
 
-docs/web.png shows a frame of car-detection.mp4 of intel-iot-devkit/sample-videos, CC BY 4.0.
+docs/web.jpg shows Eileen Collins, a photograph by NASA in the public domain, from the sample images of scikit-image.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
         page.wait_for_timeout(2000)
         picture = Image.open(io.BytesIO(page.screenshot()))
         browser.close()
-    picture.convert("RGB").save(options.out, optimize=True)
+    picture.convert("RGB").save(options.out, optimize=True, quality=88)
     print(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB")
 
 
