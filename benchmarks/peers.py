@@ -1,12 +1,12 @@
 """Training time beside other libraries: the same feed-forward LIF network, batch and data, all taking turns in one process.
 
-    uv pip install spikingjelly snntorch norse
+    uv pip install -e '.[peers]'
     python benchmarks/peers.py [--threads 2] [--out results/peers]
 
 Two layers of 256 LIF neurons (time constant 2, threshold 1, reset to zero, arctan surrogate or the library's own) and a linear
-readout of 10 classes, Adamax, batch 128, noise as data. FPTT updates after every time step, here and in SpikingJelly; BPTT once
-a sequence. Peers that are not installed are left out. Writes OUT.json: medians of seconds per sequence, and for each peer the
-median of the ratios of neighbouring runs to fptt's rule of the same kind.
+readout of 10 classes, Adamax, batch 128, noise as data. FPTT updates after every time step, here and in SpikingJelly, whose own
+network fptt trains as well; BPTT once a sequence. Peers that are not installed are left out. Writes OUT.json: median seconds
+per sequence, and for each peer the median of the ratios of neighbouring runs to fptt's rule of the same kind.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fptt.benchmark import provenance
+from fptt.interop import Stepped
 from fptt.learning.losses import StepLoss
 from fptt.learning.rules import Rule, SequenceTrainer, make_optimizer, number_of_parts
 from fptt.models.sequence import SequenceModel
@@ -31,9 +32,12 @@ HIDDEN, CLASSES, BATCH = 256, 10, 128
 Train = Callable[[Tensor, Tensor], Any]
 
 
-def ours(rule: Rule, inputs: int, steps: int, compiled: bool) -> Train:
+def own_network(inputs: int) -> nn.Module:
     options: dict[str, Any] = {"neuron": "lif", "recurrent": False, "b0": 1.0, "initial_v": "zero", "readout": "fixed"}
-    model = SequenceModel(inputs, (HIDDEN, HIDDEN), CLASSES, **options)
+    return SequenceModel(inputs, (HIDDEN, HIDDEN), CLASSES, **options)
+
+
+def ours(rule: Rule, model: nn.Module, steps: int, compiled: bool) -> Train:
     parts = number_of_parts(rule, steps, None)
     optimizer = make_optimizer(rule, torch.optim.Adamax(model.parameters(), lr=1e-3))
     return SequenceTrainer(model, StepLoss(F.cross_entropy, parts), optimizer, parts, compiled)
@@ -141,8 +145,9 @@ PEERS: dict[str, tuple[str, str, Callable[[int], Train]]] = {  # name: package, 
 def compare(inputs: int, steps: int, repeats: int) -> dict[str, Any]:
     torch.manual_seed(0)
     sequence, target = torch.rand(steps, BATCH, inputs), torch.randint(0, CLASSES, (BATCH,))
-    runs = {f"fptt {rule.upper()}": ours(rule, inputs, steps, True) for rule in ("fptt", "bptt")}
-    runs |= {f"fptt {rule.upper()}, eager": ours(rule, inputs, steps, False) for rule in ("fptt", "bptt")}
+    rules: tuple[Rule, ...] = ("fptt", "bptt")
+    runs = {f"fptt {rule.upper()}": ours(rule, own_network(inputs), steps, True) for rule in rules}
+    runs |= {f"fptt {rule.upper()}, eager": ours(rule, own_network(inputs), steps, False) for rule in rules}
     for name, (package, _, make) in PEERS.items():
         try:
             importlib.metadata.version(package)
@@ -150,6 +155,8 @@ def compare(inputs: int, steps: int, repeats: int) -> dict[str, Any]:
             print(f"{package} is not installed: left out")
             continue
         runs[name] = make(inputs)
+    if "spikingjelly FPTT" in runs:
+        runs["fptt FPTT, spikingjelly's network"] = ours("fptt", Stepped(spikingjelly_network(inputs, "s")), steps, True)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 2):
         for name, train in runs.items():

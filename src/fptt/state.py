@@ -73,7 +73,7 @@ def spikes(state: State) -> Iterator[Tensor]:
     """The spikes ``z`` of every spiking layer in ``state``, in order: each [batch, ...]."""
     if isinstance(state, tuple) and hasattr(state, "_fields"):
         for name, part in zip(state._fields, state, strict=True):
-            if name == "z":
+            if name == "z" and isinstance(part, Tensor):
                 yield part
             else:
                 yield from spikes(part)
