@@ -1,7 +1,9 @@
 """Every measured figure of the README and the pages follows from a record in results/ that is linked beside it."""
 
+import csv
 import json
 import re
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import tracing
 
 HOME = Path(__file__).parent.parent
 RESULTS = HOME / "results"
-PAGES = [HOME / "README.md", *sorted(path for path in (HOME / "docs").glob("*.md") if path.name != "reproduction.md")]
+README = HOME / "README.md"
+PAGES = [README, *sorted(path for path in (HOME / "docs").glob("*.md") if path.name != "reproduction.md")]
 
 # Passages whose numbers are not measurements of ours: settings, sizes of data sets, what others published, versions.
 ALLOWED = {
@@ -66,11 +69,11 @@ def changed(text, step):
 def test_a_changed_figure_is_found():
     """The README's measured figures, each with its last digit changed: chance explains few of two digits, and no longer one.
 
-    Comparisons are left out: among dozens of cells a changed figure often is that of another cell.
+    Comparisons are left out: among dozens of cells a changed figure often is that of another cell. Theirs are compared below.
     """
-    page, tried, missed = HOME / "README.md", 0, []
-    for block in tracing.blocks(page.read_text()):
-        linked = [path for path in tracing.records(block, page, RESULTS) if path.suffix != ".csv"]
+    tried, missed = 0, []
+    for block in tracing.blocks(README.read_text()):
+        linked = [path for path in tracing.records(block, README, RESULTS) if path.suffix != ".csv"]
         found = [value for path in linked for value in tracing.values(path)]
         for figure in tracing.figures(block):
             if not figure.measured or not tracing.follows(figure, found):
@@ -83,6 +86,39 @@ def test_a_changed_figure_is_found():
     assert tried > 100 and len(missed) < 0.15 * tried
     longer = {text for text in missed if len(re.sub(r"\D", "", text).lstrip("0")) > 2}
     assert longer <= {"554"}, longer  # 554.5 MB, which 555 shows as well
+
+
+IN_GRID = {"truncated BPTT": "TBPTT"}  # whose name in the README is another than in the grid
+TASKS = {"S-": "smnist", "PS-": "psmnist"}
+
+
+def comparison_tables(text):
+    """(rule, task or None, neuron, folder, cell) of every cell of the README's tables of rules and neurons."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        header, _, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in table.strip().splitlines())
+        for label, *cells in rows:
+            link = re.match(r"\[([^],]*).*\]\((results/.*)/runs\.csv\)", label)
+            task = None
+            for title, cell in zip(header[1:], cells, strict=True) if link else ():
+                name, _, neuron = title.rpartition(", ")
+                task = TASKS.get(name, task)
+                if neuron in ("LTC", "ALIF", "LIF"):
+                    yield IN_GRID.get(link[1], link[1]), task, neuron.lower(), HOME / link[2], cell
+
+
+def test_every_cell_of_a_comparison_is_that_of_its_runs():
+    seen = {}
+    for rule, task, neuron, folder, cell in comparison_tables(README.read_text()):
+        with (folder / "runs.csv").open() as file:
+            runs = [row for row in csv.DictReader(file) if (row["rule"], row["neuron"]) == (rule, neuron)]
+        scores = [100 * float(row["test_accuracy"]) for row in runs if row.get("task", task) == task or task is None]
+        spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+        assert cell == (f"{statistics.mean(scores):.1f}{spread} %" if scores else ""), (folder.name, rule, task, neuron)
+        seen[folder.name] = seen.get(folder.name, 0) + bool(cell)
+    assert set(seen) == {"rules", "sequential-mnist"}
+    for name, cells in seen.items():
+        with (RESULTS / name / "table.csv").open() as file:
+            assert cells == len(list(csv.DictReader(file))), name
 
 
 @pytest.fixture
