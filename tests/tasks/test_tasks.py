@@ -131,8 +131,9 @@ def test_pooled_pixels_are_means_of_squares():
     means = x[1].reshape(7, 4, 7, 4).mean((1, 3)).flatten()
     assert sorted(task.permutation.tolist()) == list(range(49))
     assert torch.allclose(task.encode(x, torch.Generator())[:, 1, 0], means[task.permutation])
-    with pytest.raises(InputError, match="--pool must lie from 1 to the 28"):
-        PermutedMNIST(pool=0)
+    for pool in (0, 3, 29):
+        with pytest.raises(InputError, match="--pool must divide the 28 pixels"):
+            PermutedMNIST(pool=pool)
 
 
 def test_adding_makes_fresh_sequences_every_epoch_that_follow_the_seed():

@@ -82,8 +82,8 @@ class SequentialMNIST(MNISTSequence):
     calibrate: int = option(10, "after each epoch, take the statistics of batch norms anew from so many batches")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.pool <= 28:
-            raise InputError(f"--pool must lie from 1 to the 28 pixels of a row, got {self.pool}")
+        if self.pool < 1 or 28 % self.pool:
+            raise InputError(f"--pool must divide the 28 pixels of a row (1, 2, 4, 7, 14 or 28), got {self.pool}")
         super().__post_init__()
 
     @property
