@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fptt.benchmark import provenance
+from fptt.benchmark import write_record
 from fptt.data.voc import CLASSES
 from fptt.detection.detector import Detector
 from fptt.detection.head import Head
@@ -209,12 +209,7 @@ def main() -> None:
     for threads in options.threads:
         rows.append(compare(model, threads, options.repeats))
         print(json.dumps(rows[-1], indent=1), flush=True)
-    command = (
-        f"python benchmarks/detector.py --threads {' '.join(map(str, options.threads))} --size {options.size} "
-        f"--width {options.width:g} --repeats {options.repeats} --out {options.out}"
-    )
-    result = {**provenance(command), "size": options.size, "width": options.width, "batch": 1, "rows": rows}
-    options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    write_record(options.out, {"size": options.size, "width": options.width, "batch": 1, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fptt.benchmark import provenance
+from fptt.benchmark import write_record
 from fptt.interop import Stepped
 from fptt.learning.losses import StepLoss
 from fptt.learning.rules import Rule, SequenceTrainer, make_optimizer, number_of_parts
@@ -193,9 +193,7 @@ def main() -> None:
             packages[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    command = f"python benchmarks/peers.py --threads {options.threads} --repeats {options.repeats} --out {options.out}"
-    result = {**provenance(command), "threads": options.threads, "peers": packages, "rows": rows}
-    options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    write_record(options.out, {"threads": options.threads, "peers": packages, "rows": rows})
 
 
 if __name__ == "__main__":

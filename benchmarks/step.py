@@ -7,7 +7,6 @@ the naive loop (medians of the ratios of neighbouring runs), and the share of ma
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import torch
 from naive import NaiveFPTT
 from torch.profiler import profile
 
-from fptt.benchmark import Point, Sequences, provenance
+from fptt.benchmark import Point, Sequences, write_record
 from fptt.models.sequence import SequenceModel
 
 STEPS, BATCHES = 196, (128, 512)
@@ -79,9 +78,7 @@ def main() -> None:
     for batch_size in BATCHES:
         rows.append(compare(batch_size, options.repeats))
         print(rows[-1], flush=True)
-    command = f"python benchmarks/step.py --threads {options.threads} --repeats {options.repeats} --out {options.out}"
-    result = {**provenance(command), "threads": options.threads, "repeats": options.repeats, "rows": rows}
-    options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    write_record(options.out, {"threads": options.threads, "repeats": options.repeats, "rows": rows})
 
 
 if __name__ == "__main__":

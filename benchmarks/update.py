@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fptt import FPTT
-from fptt.benchmark import provenance
+from fptt.benchmark import write_record
 from fptt.learning.step import CompiledUpdate
 
 SHAPES = [(512, 256, 3, 3)] * 12 + [(512,)] * 48
@@ -91,9 +91,7 @@ def main() -> None:
     def ratio(a: str, b: str) -> float:
         return round(statistics.median(x / y for x, y in zip(times[a], times[b], strict=True)), 2)
 
-    command = f"python benchmarks/update.py --threads {options.threads} --repeats {options.repeats} --out {options.out}"
     result = {
-        **provenance(command),
         "threads": options.threads,
         "weights": sum(w.numel() for w in weights),
         "update_ms": {name: round(statistics.median(values), 2) for name, values in times.items()},
@@ -102,7 +100,7 @@ def main() -> None:
         "largest_difference_of_weights": difference,
     }
     print(json.dumps(result, indent=1))
-    options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    write_record(options.out, result)
 
 
 if __name__ == "__main__":
