@@ -1,4 +1,4 @@
-"""One FPTT step: the naive loop, the library's eager step and its compiled step, taking turns on the same network.
+"""One FPTT step: the naive loop, the library's eager step and its compiled ones, taking turns on the same network.
 
     python benchmarks/step.py [--threads 2] [--out results/step]
 
@@ -42,12 +42,14 @@ def products_share(run: Callable[[], Any]) -> float:
 def compare(batch_size: int, repeats: int) -> dict[str, Any]:
     point = Point(time_steps=STEPS, batch_size=batch_size)
     eager, compiled = (Sequences(Point(**{**vars(point), "compiled": on})) for on in (False, True))
+    rounded = Sequences(Point(**{**vars(point), "precision": "bfloat16"}))
     torch.manual_seed(0)
     naive = NaiveFPTT(SequenceModel(point.inputs, (point.width,) * point.layers, 10), lr=1e-3)
     runs = {
         "naive": lambda: naive(eager.sequence, eager.target),
         "eager": eager.run,
         "compiled": compiled.run,
+        "compiled, bfloat16": rounded.run,
     }
     for run in runs.values():
         run()
@@ -61,7 +63,8 @@ def compare(batch_size: int, repeats: int) -> dict[str, Any]:
         "step_ms": {name: round(statistics.median(values), 3) for name, values in times.items()},
         "times_faster_than_naive": {
             name: round(statistics.median(n / t for n, t in zip(times["naive"], times[name], strict=True)), 2)
-            for name in ("eager", "compiled")
+            for name in runs
+            if name != "naive"
         },
         "share_of_products": round(products_share(compiled.run), 3),
     }

@@ -30,6 +30,7 @@ from fptt.models.convolutional import ConvolutionalModel
 from fptt.models.sequence import Readout, SequenceModel
 from fptt.models.spyv4 import SPYv4
 from fptt.training.metrics import machine
+from fptt.training.precision import Precision, in_precision
 
 VARIED = ("time_steps", "batch_size", "width")
 
@@ -56,6 +57,7 @@ class Point:
     channels: tuple[int, ...] = ()
     detector: int = 0
     compiled: bool = True
+    precision: Precision = "float32"
     device: str = "cpu"
     threads: int = 0
 
@@ -99,6 +101,7 @@ class Sequences:
         torch.manual_seed(0)
         model, x = network(point)
         model.to(self.device)
+        stepped = in_precision(model, point.precision, self.device)
         parts = number_of_parts(point.rule, point.time_steps, point.parts)
         base = torch.optim.Adamax(model.parameters(), lr=1e-3)
         self.optimizer = make_optimizer(point.rule, base, max_norm=1.0)
@@ -106,7 +109,7 @@ class Sequences:
         loss = StepLoss(criterion, parts).to(self.device)
         self.trainer = make_trainer(
             point.rule,
-            model,
+            stepped,
             loss,
             self.optimizer,
             point.time_steps,

@@ -14,8 +14,9 @@ from fptt.benchmark import VARIED, Point, measure, provenance
 from fptt.errors import InputError
 from fptt.learning.rules import Rule
 from fptt.models.sequence import Readout
+from fptt.training.precision import Precision
 
-OTHERS = ("parts", "window", "neuron", "readout", "layers", "inputs", "detector", "device", "threads")
+OTHERS = ("parts", "window", "neuron", "readout", "layers", "inputs", "detector", "precision", "device", "threads")
 
 
 def run(arguments: list[str]) -> int:
@@ -39,6 +40,7 @@ def run(arguments: list[str]) -> int:
     add("--detector", type=int, default=0, metavar="SIZE", help="the detector SPYv4 on images of SIZE x SIZE")
     add("--repeats", type=int, default=5, help="sequences of each, of whose times the median counts (5)")
     add("--eager", action="store_true", help="without the compiler")
+    add("--precision", choices=get_args(Precision), default=defaults.precision, help="of matrix products (float32)")
     add("--device", default=defaults.device, help="torch device (cpu)")
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
     add("--out", type=Path, help="write OUT.json and the picture OUT.png")

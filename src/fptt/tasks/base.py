@@ -20,6 +20,7 @@ from fptt.learning.rules import Rule, number_of_parts, number_of_updates
 from fptt.models.baselines import RecurrentBaseline
 from fptt.models.sequence import Readout, SequenceModel
 from fptt.training.metrics import Metric, Totals
+from fptt.training.precision import Precision
 
 Recipes = dict[str, dict[str, Any]]  # settings by the name of a recipe
 OPTIMIZERS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -62,7 +63,7 @@ class Task:
     sampled: int | None = option(None, "time steps per sequence, drawn at random, that sltt learns from (SLTT-K); default: all")
     window: int = option(10, "time steps that every update of online-bptt goes back through")
     accumulate: int = option(1, "pass each batch through in so many pieces before an update: less memory, the same update")
-    precision: Literal["float32", "tf32", "bfloat16"] = option("float32", "tf32: matrix products of a GPU; bfloat16: mixed")
+    precision: Precision = option("float32", "tf32: matrix products of a GPU; bfloat16: mixed")
     recompute: int | None = option(None, "keep only every so many states of a part, recompute the rest: less memory for bptt")
     approximate: bool = option(False, "let ottt train what its derivation does not cover: recurrence, ALIF, batch norm")
     feedback: Feedback = option("symmetric", "eprop's learning signal comes by the transposed weights or by random matrices")

@@ -23,6 +23,7 @@ from fptt.learning.rules import make_optimizer
 from fptt.learning.step import or_eager
 from fptt.training import checkpoint
 from fptt.training.metrics import machine, peak_memory_mb
+from fptt.training.precision import in_precision
 from fptt.training.run import Run
 
 WORTH_COMPILING = 10_000  # time steps of a training: the compiler takes ten seconds or more and then spares milliseconds a step
@@ -34,22 +35,6 @@ class Report(Protocol):
     def batch(self, epoch: int, batch: int, batches: int, totals: dict[str, float]) -> None: ...
 
     def epoch(self, row: dict[str, Any]) -> None: ...
-
-
-class Mixed(nn.Module):
-    """``model`` with matrix products and convolutions in bfloat16; weights, states and outputs stay in float32."""
-
-    def __init__(self, model: nn.Module, device: str):
-        super().__init__()
-        self.model, self.device = model, device
-
-    def initial_state(self, x: Tensor) -> states.State:
-        return states.initialise(self.model, x)
-
-    def forward(self, x: Tensor, state: states.State = None) -> tuple[Tensor, states.State]:
-        with torch.autocast(self.device, torch.bfloat16):
-            output, state = self.model(x, state)
-        return output.float(), states.map_state(lambda t: t.float() if t.is_floating_point() else t, state)
 
 
 class Stopped(Exception):
@@ -100,8 +85,7 @@ class Trainer:
         self.optimizer: Optimizer = make_optimizer(
             task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
         )
-        torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
-        self.stepped = Mixed(self.model, self.device.type) if task.precision == "bfloat16" else self.model
+        self.stepped = in_precision(self.model, task.precision, self.device)
         self._compiled_infer = or_eager(self.infer)
         self.trainer = make_trainer(
             task.rule,

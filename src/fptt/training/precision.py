@@ -1,0 +1,33 @@
+"""Numbers of fewer digits where they cost little: in matrix products and convolutions."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fptt import state as states
+from fptt.state import State
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+
+class Mixed(nn.Module):
+    """``model`` with matrix products and convolutions in bfloat16; weights, states and outputs stay in float32."""
+
+    def __init__(self, model: nn.Module, device: str):
+        super().__init__()
+        self.model, self.device = model, device
+
+    def initial_state(self, x: Tensor) -> State:
+        return states.initialise(self.model, x)
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        with torch.autocast(self.device, torch.bfloat16):
+            output, state = self.model(x, state)
+        return output.float(), states.map_state(lambda t: t.float() if t.is_floating_point() else t, state)
+
+
+def in_precision(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
+    """``model`` as it is to be stepped; "tf32" is a setting of the process, for matrix products of a GPU."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    return Mixed(model, device.type) if precision == "bfloat16" else model
