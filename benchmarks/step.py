@@ -57,15 +57,16 @@ def compare(batch_size: int, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for name, run in runs.items():
             times[name].append(timed(run))
+
+    def faster(slow: str, fast: str) -> float:
+        return round(statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True)), 2)
+
     return {
         "batch_size": batch_size,
         "parameters": eager.parameters,
         "step_ms": {name: round(statistics.median(values), 3) for name, values in times.items()},
-        "times_faster_than_naive": {
-            name: round(statistics.median(n / t for n, t in zip(times["naive"], times[name], strict=True)), 2)
-            for name in runs
-            if name != "naive"
-        },
+        "times_faster_than_naive": {name: faster("naive", name) for name in runs if name != "naive"},
+        "times_faster_in_bfloat16": faster("compiled", "compiled, bfloat16"),
         "share_of_products": round(products_share(compiled.run), 3),
     }
 
