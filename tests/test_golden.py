@@ -175,11 +175,11 @@ def test_fptt_trajectory(golden, name, compiled):
     loss = StepLoss(torch.nn.functional.cross_entropy, vectors["total_steps"])
     loss.weights = torch.arange(1, vectors["total_steps"] + 1).double() / vectors["total_steps"]
     step = CompiledStep(model, loss, optimizer)
+    steps = step.steps(sequence, state, target)
     for t, x in enumerate(sequence):
         gradient, weight, average, lambda_ = (expected(p, t) for p in ("loss_gradient", "param", "average", "lambda"))
         if compiled:
-            with step:
-                output, _, _, state = step(x, state, target, torch.tensor(t))
+            output, _, _ = next(steps)
         else:
             output, state = model(x, detach(state))
             optimizer.zero_grad()

@@ -14,7 +14,7 @@ import copy
 import functools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -230,8 +230,16 @@ class CompiledStep(Compiled):
 
         ``updates`` are the steps after which the optimizer steps, where learning from a step is not an update itself.
         """
-        numbers = torch.arange(len(sequence), device=sequence.device)
         rate = torch.zeros((), device=sequence.device)
+        for last in self.steps(sequence, state, target, updates):
+            rate += last[2]
+        return Trained(last[0], last[1], rate / len(sequence))
+
+    def steps(
+        self, sequence: Tensor, state: State, target: Tensor, updates: Collection[int] = ()
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """``through``, one step at a time: the output, the bare criterion and the firing rate of each."""
+        numbers = torch.arange(len(sequence), device=sequence.device)
         leaves, structure = pytree.tree_flatten(state)
         run: Callable[..., Any] | None = None
         key: Any = None
@@ -250,11 +258,10 @@ class CompiledStep(Compiled):
                 else:
                     with torch.no_grad():
                         output, criterion, z, *leaves = run(*arguments, *self.tensors)
-                rate += z
                 if t in updates:
                     self.optimizer.step()
                     self.optimizer.zero_grad(set_to_none=False)
-        return Trained(output, criterion, rate / len(sequence))
+                yield output, criterion, z
 
     def graph_for(self, structure: Any, arguments: list[Any]) -> tuple[Any, Callable[..., Any] | None]:
         """What the graph depends on, and the graph; None where the step is to run eagerly."""
