@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fptt import FPTT
 from fptt.benchmark import write_record
-from fptt.learning.step import CompiledUpdate
+from fptt.learning.graphs import CompiledUpdate
 
 SHAPES = [(512, 256, 3, 3)] * 12 + [(512,)] * 48
 ALPHA, BETA, MAX_NORM = 0.1, 0.5, 1.0

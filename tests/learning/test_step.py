@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fptt.learning import step as fast
+from fptt.learning import graphs
 from fptt.learning.fptt import FPTT
 from fptt.learning.losses import Auxiliary, StepLoss
 from fptt.learning.rules import SequenceTrainer, make_optimizer
@@ -109,7 +109,7 @@ def test_graphs_are_counted_and_bounded():
 
 
 def test_more_shapes_than_graphs_are_trained_eagerly(monkeypatch):
-    monkeypatch.setattr(fast, "LIMIT", 1)
+    monkeypatch.setattr(graphs, "LIMIT", 1)
     eager, compiled = Run(False, "sgd"), Run(True, "sgd")
     for run in (eager, compiled):
         run.train(batches=1)
@@ -185,7 +185,7 @@ def test_the_update_in_a_loop_of_ones_own():
     updates = []
 
     def compiled(optimizer):
-        updates.append(fast.CompiledUpdate(optimizer))
+        updates.append(graphs.CompiledUpdate(optimizer))
         return updates[0].step
 
     assert_equal(trained_by_hand(lambda optimizer: optimizer.step), trained_by_hand(compiled))
@@ -194,7 +194,7 @@ def test_the_update_in_a_loop_of_ones_own():
 
 def test_an_update_of_changing_parameters_is_eager():
     with pytest.warns(UserWarning, match="not the same parameters"):
-        compiled = trained_by_hand(lambda optimizer: fast.CompiledUpdate(optimizer).step, partial=True)
+        compiled = trained_by_hand(lambda optimizer: graphs.CompiledUpdate(optimizer).step, partial=True)
     assert_equal(trained_by_hand(lambda optimizer: optimizer.step, partial=True), compiled)
 
 
@@ -286,7 +286,7 @@ def test_steps_that_cannot_be_compiled_run_as_they_are(monkeypatch):
         raise RuntimeError("no compiler\nat all")
 
     monkeypatch.setattr(torch, "compile", lambda function, **_: broken)
-    step = fast.or_eager(lambda x: x + 1)
+    step = graphs.or_eager(lambda x: x + 1)
     with pytest.warns(UserWarning, match=r"training goes on without \(RuntimeError: no compiler\)$"):
         assert step(1) == 2
     assert step(2) == 3

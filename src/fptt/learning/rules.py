@@ -25,8 +25,9 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from fptt import state as states
 from fptt.learning.fptt import FPTT, Form
+from fptt.learning.graphs import CompiledUpdate, or_eager
 from fptt.learning.losses import StepLoss
-from fptt.learning.step import CompiledGradient, CompiledStep, CompiledUpdate, Trained, or_eager
+from fptt.learning.step import CompiledGradient, CompiledStep, Trained
 from fptt.state import State
 
 Rule = Literal["fptt", "bptt", "tbptt", "sltt", "online-bptt", "ottt", "eprop"]

@@ -18,9 +18,9 @@ from fptt import state as states
 from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.learning.fptt import FPTT
+from fptt.learning.graphs import or_eager
 from fptt.learning.online import make_trainer
 from fptt.learning.rules import make_optimizer
-from fptt.learning.step import or_eager
 from fptt.training import checkpoint
 from fptt.training.metrics import machine, peak_memory_mb
 from fptt.training.precision import in_precision
