@@ -335,6 +335,7 @@ def test_benchmark(run, tmp_path, channels):
         (["--values", "0"], "--time-steps must be at least 1"),
         (["--out", "nowhere/measured"], "there is no folder nowhere"),
         (["--values", "2", "--channels", "2", "2", "2", "2", "2", "--eager"], "leaves nothing of a map"),
+        (["--rules", "eprop", "--precision", "bfloat16"], "bfloat16 is too coarse"),
         (["--values", "2", "--detector", "33", "--eager"], "size must be a positive multiple of 32"),
     ],
 )

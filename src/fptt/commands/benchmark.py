@@ -14,7 +14,7 @@ from fptt.benchmark import VARIED, Point, measure, provenance
 from fptt.errors import InputError
 from fptt.learning.rules import Rule
 from fptt.models.sequence import Readout
-from fptt.training.precision import Precision
+from fptt.training.precision import Precision, check_precision
 
 OTHERS = ("parts", "window", "neuron", "readout", "layers", "inputs", "detector", "precision", "device", "threads")
 
@@ -51,6 +51,8 @@ def run(arguments: list[str]) -> int:
     for name, value in (*numbers.items(), *((varied, value) for value in options.values)):
         if value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    for rule in options.rules:
+        check_precision(options.precision, rule)
     if options.out and not options.out.parent.is_dir():
         raise InputError(f"there is no folder {options.out.parent}: choose another --out")
 

@@ -20,7 +20,7 @@ from fptt.learning.rules import Rule, number_of_parts, number_of_updates
 from fptt.models.baselines import RecurrentBaseline
 from fptt.models.sequence import Readout, SequenceModel
 from fptt.training.metrics import Metric, Totals
-from fptt.training.precision import Precision
+from fptt.training.precision import Precision, check_precision
 
 Recipes = dict[str, dict[str, Any]]  # settings by the name of a recipe
 OPTIMIZERS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -153,10 +153,7 @@ class Task:
             raise InputError("--batch-size 1 has no batch statistics: raise it, or train with --norm none")
         if self.rule == "fptt" and not self.alpha > 0:
             raise InputError(f"--alpha must be positive, got {self.alpha}; --rule tbptt trains without the regulariser")
-        if self.precision == "bfloat16" and self.rule in ("ottt", "eprop"):
-            raise InputError(
-                f"--rule {self.rule} adds up traces, for which bfloat16 is too coarse: leave --precision at float32"
-            )
+        check_precision(self.precision, self.rule)
         surrogate.get(self.surrogate)
         try:
             number_of_parts(self.rule, self.time_steps, self.parts)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fptt import state as states
+from fptt.errors import InputError
+from fptt.learning.rules import Rule
 from fptt.state import State
 
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -25,6 +27,12 @@ class Mixed(nn.Module):
         with torch.autocast(self.device, torch.bfloat16):
             output, state = self.model(x, state)
         return output.float(), states.map_state(lambda t: t.float() if t.is_floating_point() else t, state)
+
+
+def check_precision(precision: Precision, rule: Rule) -> None:
+    """Raises InputError for a rule that cannot be trained in so few digits."""
+    if precision == "bfloat16" and rule in ("ottt", "eprop"):
+        raise InputError(f"the rule {rule} adds up traces, for which bfloat16 is too coarse: leave --precision at float32")
 
 
 def in_precision(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
