@@ -30,7 +30,7 @@ from fptt.models.convolutional import ConvolutionalModel
 from fptt.models.sequence import Readout, SequenceModel
 from fptt.models.spyv4 import SPYv4
 from fptt.training.metrics import machine
-from fptt.training.precision import Precision, in_precision
+from fptt.training.precision import Precision, in_precision, prepare_cpu
 
 VARIED = ("time_steps", "batch_size", "width")
 
@@ -96,8 +96,7 @@ class Sequences:
 
     def __init__(self, point: Point):
         self.device = torch.device(point.device)
-        if point.threads:
-            torch.set_num_threads(point.threads)
+        prepare_cpu(point.threads)
         torch.manual_seed(0)
         model, x = network(point)
         model.to(self.device)

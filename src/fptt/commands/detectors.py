@@ -10,11 +10,13 @@ from fptt.commands.common import trained
 from fptt.detection.detector import PACKAGED, Detector
 from fptt.errors import InputError
 from fptt.models.spyv4 import SPYv4
+from fptt.training.precision import prepare_cpu
 from fptt.training.run import Run
 
 
 def open_detector(place: Path | None, device: str = "cpu", **options: Any) -> Detector:
     """The detector of a file of weights or of a run folder; None: of the file that comes with fptt."""
+    prepare_cpu()
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

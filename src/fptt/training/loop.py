@@ -23,7 +23,7 @@ from fptt.learning.online import make_trainer
 from fptt.learning.rules import make_optimizer
 from fptt.training import checkpoint
 from fptt.training.metrics import machine, peak_memory_mb
-from fptt.training.precision import in_precision
+from fptt.training.precision import in_precision, prepare_cpu
 from fptt.training.run import Run
 
 WORTH_COMPILING = 10_000  # time steps of a training: the compiler takes ten seconds or more and then spares milliseconds a step
@@ -72,8 +72,7 @@ class Trainer:
 
     def __init__(self, task: Any, run: Run):
         self.task, self.run = task, run
-        if task.threads:
-            torch.set_num_threads(task.threads)
+        prepare_cpu(task.threads)
         torch.manual_seed(task.seed)
         try:
             self.device = torch.device(task.device)
