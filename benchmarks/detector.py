@@ -27,6 +27,7 @@ from fptt.data.voc import CLASSES
 from fptt.detection.detector import Detector
 from fptt.detection.head import Head
 from fptt.models.spyv4 import SPYv4
+from fptt.training.precision import prepare_cpu
 
 PHOTOGRAPH = (375, 500)  # height and width of most images of VOC
 WAYS: dict[str, dict[str, Any]] = {
@@ -204,6 +205,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("results/detector-speed"))
     options = parser.parse_args()
+    prepare_cpu()
     model = network(options.size, options.width)
     rows = []
     for threads in options.threads:

@@ -4,9 +4,9 @@
     python benchmarks/peers.py [--threads 2] [--out results/peers]
 
 Two layers of 256 LIF neurons (time constant 2, threshold 1, reset to zero, arctan surrogate or the library's own) and a linear
-readout of 10 classes, Adamax, batch 128, noise as data. FPTT updates after every time step, here and in SpikingJelly, whose own
-network fptt trains as well; BPTT once a sequence. Peers that are not installed are left out. Writes OUT.json: median seconds
-per sequence, and for each peer the median of the ratios of neighbouring runs to fptt's rule of the same kind.
+readout of 10 classes, Adamax, batch 128, noise as data; all flush denormal numbers. FPTT updates after every time step, here
+and in SpikingJelly, whose own network fptt trains as well; BPTT once a sequence. Peers that are not there are left out. Writes
+OUT.json: median seconds a sequence, and for each peer the median of the ratios of neighbouring runs to fptt's rule of its kind.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from fptt.interop import Stepped
 from fptt.learning.losses import StepLoss
 from fptt.learning.rules import Rule, SequenceTrainer, make_optimizer, number_of_parts
 from fptt.models.sequence import SequenceModel
+from fptt.training.precision import prepare_cpu
 
 HIDDEN, CLASSES, BATCH = 256, 10, 128
 Train = Callable[[Tensor, Tensor], Any]
@@ -182,7 +183,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("results/peers"))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    prepare_cpu(options.threads)
     rows = []
     for inputs, steps in ((28, 28), (784, 20)):
         rows.append(compare(inputs, steps, options.repeats))

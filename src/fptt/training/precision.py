@@ -17,8 +17,8 @@ def prepare_cpu(threads: int = 0) -> None:
     """Set how many ``threads`` this process computes with (0 leaves torch's choice), and that numbers below 1.2e-38 are zero.
 
     Decaying traces, averages and surrogate gradients pass through such numbers, and Intel's processors take a hundred times as
-    long over each of them: training is two to three times slower with them, and the longer it lasts the more. Threads that torch
-    has started already are not told: call this before anything is computed.
+    long over each of them: training is two to three times slower with them, and the longer it lasts the more. Threads that have
+    been started already are not told: call this before anything is computed.
     """
     torch.set_flush_denormal(True)
     if threads:
