@@ -196,6 +196,26 @@ def test_memory_does_not_grow_with_the_sequence():
     assert len(alive) == 20 and len(set(alive)) == 1
 
 
+@pytest.mark.parametrize("rule", ["bptt", "fptt"])
+def test_parts_compiled_in_threes_train_alike(rule):
+    """Two parts of 15 and 16 steps: four and five times three steps, and what is left, before the last."""
+    results, calls = [], []
+    for compiled in (False, True):
+        torch.manual_seed(3)
+        model = SequenceModel(3, (6, 5), 4, norm_steps=31).double()
+        parts = number_of_parts(rule, 31, 2)
+        optimizer = make_optimizer(rule, torch.optim.SGD(model.parameters(), lr=0.05), max_norm=0.1)
+        train = SequenceTrainer(model, StepLoss(cross_entropy, parts), optimizer, parts, compiled)
+        several = train._several
+        train._several = lambda steps, state, several=several: calls.append(len(steps)) or several(steps, state)
+        for _ in range(2):
+            trained = train(torch.randn(31, 7, 3, dtype=torch.float64), torch.arange(7) % 4)
+        results.append({**model.state_dict(), "loss": trained.loss, "rate": trained.firing_rate})
+    assert calls == [3] * 2 * {"bptt": 10, "fptt": 4 + 5}[rule]
+    for name in results[0]:  # biases before a batch norm are nothing but rounding
+        torch.testing.assert_close(results[1][name], results[0][name], rtol=1e-9, atol=1e-12, msg=name)
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("rule", ["bptt", "tbptt"])
 def test_recomputed_activations_change_nothing(rule, compiled):

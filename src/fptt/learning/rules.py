@@ -13,7 +13,7 @@ so these rules differ in nothing else and train the same models with the same co
 another model, which carries traces or eligibilities, or step it anew; they are cut and updated likewise.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,6 +32,8 @@ from fptt.state import State
 
 Rule = Literal["fptt", "bptt", "tbptt", "sltt", "online-bptt", "ottt", "eprop"]
 CUT_AT_EVERY_STEP = ("sltt", "online-bptt", "ottt", "eprop")  # a loss at each, however many updates
+TOGETHER = 3  # steps inside a part that are compiled as one: calling a small network costs a third of its computing
+WORTH_TOGETHER = 4 * TOGETHER  # steps of a part, from which on that repays the longer compilation
 
 
 def number_of_updates(rule: Rule, time_steps: int, parts: int | None) -> int:
@@ -139,7 +141,7 @@ class SequenceTrainer:
         self.updates = parts if updates is None else updates
         self._step = (CompiledStep if isinstance(optimizer, FPTT) else CompiledGradient)(model, loss, optimizer)
         self._update = CompiledUpdate(optimizer).step if isinstance(optimizer, FPTT) else optimizer.step
-        self._advance, self._finish = or_eager(self.advance), or_eager(self.finish)
+        self._advance, self._several, self._finish = or_eager(self.advance), or_eager(self.several), or_eager(self.finish)
 
     @property
     def graphs(self) -> int:
@@ -150,6 +152,14 @@ class SequenceTrainer:
         """A step inside a part: the graph goes on."""
         _, state = self.model(x_t, state)
         return state, states.firing_rate(state)
+
+    def several(self, steps: tuple[Tensor, ...], state: State) -> tuple[State, Tensor]:
+        """Steps inside a part, and the sum of their firing rates."""
+        rate = torch.zeros((), device=steps[0].device)
+        for x_t in steps:
+            state, z = self.advance(x_t, state)
+            rate = rate + z
+        return state, rate
 
     def finish(self, x_t: Tensor, state: State, target: Tensor, part: Tensor) -> tuple[Tensor, Tensor, Tensor, State, Tensor]:
         """The last step of a part: its objective, and everything else cut from the graph."""
@@ -169,7 +179,6 @@ class SequenceTrainer:
         numbers = torch.arange(self.parts, device=sequence.device)
         compiled = self.compiled and getattr(self.model, "traceable", True)
         finish, update = (self._finish, self._update) if compiled else (self.finish, self.optimizer.step)
-        advance = self._advance if compiled else self.advance
         parted = sequence.chunk(self.accumulate, 1), target.chunk(self.accumulate)
         pieces = [
             Piece(x, y, len(y) / len(target), states.initialise(self.model, x[0]), torch.zeros((), device=x.device))
@@ -184,7 +193,7 @@ class SequenceTrainer:
             for piece in pieces:
                 with torch.set_grad_enabled(part in learnt):
                     for segment in piece.sequence[start:end].split(self.recompute or len(sequence)) if end > start else ():
-                        piece.state, z = self._through(segment, piece.state, advance)
+                        piece.state, z = self._through(segment, piece.state, compiled)
                         piece.rate += z
                     objective, *kept = finish(piece.sequence[end], piece.state, piece.target, numbers[part])
                 if part in learnt:
@@ -198,13 +207,19 @@ class SequenceTrainer:
         rate = torch.stack([piece.share * piece.rate for piece in pieces]).sum() / len(sequence)
         return Trained(torch.cat([piece.output for piece in pieces]), loss, rate)
 
-    def _through(self, segment: Tensor, state: State, advance: Callable[..., Any]) -> tuple[State, Tensor]:
+    def _through(self, segment: Tensor, state: State, compiled: bool) -> tuple[State, Tensor]:
         """The state after the steps of ``segment`` [time, batch, ...] inside a part, and their firing rates' sum."""
+        together = len(segment) // TOGETHER * TOGETHER if compiled and len(segment) >= WORTH_TOGETHER else 0
 
         def run(state: State) -> tuple[State, Tensor]:
+            if not compiled:
+                return self.several(segment.unbind(), state)
             rate = torch.zeros((), device=segment.device)
-            for x_t in segment:
-                state, z = advance(x_t, state)
+            for start in range(0, together, TOGETHER):
+                state, z = self._several(segment[start : start + TOGETHER].unbind(), state)
+                rate = rate + z
+            for x_t in segment[together:]:
+                state, z = self._advance(x_t, state)
                 rate = rate + z
             return state, rate
 
