@@ -36,6 +36,19 @@ def test_tf32_is_a_setting_of_the_process():
         assert torch.get_float32_matmul_precision() == expected
 
 
+def test_what_trains_flushes_denormal_numbers():
+    """torch keeps them unless told otherwise."""
+    tiny = torch.full((3,), 2e-40)
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot be told")
+    try:
+        assert (0.5 * tiny != 0).all()
+        Sequences(Point(time_steps=2, batch_size=3, width=4, layers=1, compiled=False))
+        assert (0.5 * tiny == 0).all()
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_a_benchmark_in_bfloat16_trains_the_weights_of_the_network():
     sequences = Sequences(Point(time_steps=2, batch_size=3, width=4, layers=1, compiled=False, precision="bfloat16"))
     assert isinstance(sequences.trainer.model, Mixed) and sequences.parameters > 0
