@@ -112,7 +112,8 @@ class SequenceTrainer:
         optimizer: see ``make_optimizer``.
         parts: number of parts of a sequence.
         compiled: run the steps through torch's compiler. With a loss at every time step the whole of a step is one graph (see
-            ``fptt.learning.step``); with fewer, the steps of the network are compiled, of long parts three as one, and FPTT's updates.
+            ``fptt.learning.step``); with fewer, the steps of the network are compiled, in long parts three as one, and so are
+            FPTT's updates.
         accumulate: at each update, pass the batch through in so many pieces one after the other and add their gradients: less
             memory for the same update, but for batch norms, whose statistics are then those of a piece.
         recompute: within a part, keep only the states after every so many steps and compute what lies between anew for the
