@@ -38,9 +38,9 @@ def test_tf32_is_a_setting_of_the_process():
 
 def test_what_trains_flushes_denormal_numbers():
     """torch keeps them unless told otherwise."""
-    tiny = torch.full((3,), 2e-40)
     if not torch.set_flush_denormal(False):
         pytest.skip("this processor cannot be told")
+    tiny = torch.full((3,), 2e-40)
     try:
         assert (0.5 * tiny != 0).all()
         Sequences(Point(time_steps=2, batch_size=3, width=4, layers=1, compiled=False))
