@@ -23,6 +23,14 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers():
+    """There are any, for Hypothesis draws them; a test that trains leaves a process without."""
+    torch.set_flush_denormal(False)
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def golden():
     """golden(name) -> dict of float64 tensors computed with the research code."""
