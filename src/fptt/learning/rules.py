@@ -210,17 +210,16 @@ class SequenceTrainer:
 
     def _through(self, segment: Tensor, state: State, compiled: bool) -> tuple[State, Tensor]:
         """The state after the steps of ``segment`` [time, batch, ...] inside a part, and their firing rates' sum."""
-        together = len(segment) // TOGETHER * TOGETHER if compiled and len(segment) >= WORTH_TOGETHER else 0
+        several, advance = (self._several, self._advance) if compiled else (self.several, self.advance)
+        together = len(segment) // TOGETHER * TOGETHER if len(segment) >= WORTH_TOGETHER else 0
 
         def run(state: State) -> tuple[State, Tensor]:
-            if not compiled:
-                return self.several(segment.unbind(), state)
             rate = torch.zeros((), device=segment.device)
             for start in range(0, together, TOGETHER):
-                state, z = self._several(segment[start : start + TOGETHER].unbind(), state)
+                state, z = several(segment[start : start + TOGETHER].unbind(), state)
                 rate = rate + z
             for x_t in segment[together:]:
-                state, z = self._advance(x_t, state)
+                state, z = advance(x_t, state)
                 rate = rate + z
             return state, rate
 
