@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
+from fptt.errors import InputError
 from fptt.neurons import LeakyReadout, LiquidConv, Neuron, NeuronState, Rates, leaky_step, make_neuron, spiking_step
 
 CASES = [
@@ -138,6 +139,35 @@ def test_evaluation_start_is_the_same_for_every_sample_and_batch():
 
 def test_zero_start():
     assert not make_neuron("lif", 3, initial_v="zero").initial_state(torch.ones(2, 3)).v.any()
+
+
+@pytest.mark.parametrize("convolutional", [False, True])
+@pytest.mark.parametrize("gate_norm", [False, True])
+def test_liquid_time_constants_start_spread_over_a_range(convolutional, gate_norm):
+    """Without input, v decays by its own neuron's tau, and b by tau_adp: log-uniform from 2 to the largest."""
+    torch.manual_seed(0)
+    options = {"convolutional": convolutional, "gate_norm": gate_norm, "initial_v": "zero", "b0": 0.0}
+    neuron = make_neuron("ltc", 400, tau_m=50, tau_adp=800, **options).eval()
+    start = torch.zeros(1, 400, *(1, 1) * convolutional)
+    inv_tau_m, rho = neuron.rates(start, start, start)
+    for tau, largest in ((1 / inv_tau_m, 50), (1 / (1 - rho), 800)):
+        share = (tau.detach() / 2).log() / torch.tensor(largest / 2).log()
+        assert share.min() > -1e-4 and share.max() < 1 + 1e-4
+        assert abs(share.mean() - 0.5) < 0.05 and abs(share.std() - 12**-0.5) < 0.03, "uniform in the logarithm"
+
+
+def test_one_range_alone_leaves_the_other_at_two_steps():
+    bias = make_neuron("ltc", 30, tau_adp=100).rates.from_current.bias
+    assert not bias[:30].any() and bias[30:].all()
+    fixed = make_neuron("ltc", 30, tau_m=100, tau_adp=100, adaptive=False).rates.from_current.bias
+    assert fixed.shape == (30,) and fixed.all()
+
+
+@pytest.mark.parametrize("name", ["tau_m", "tau_adp"])
+@pytest.mark.parametrize("kind", ["lif", "alif", "ltc"])
+def test_a_time_constant_is_longer_than_a_step(name, kind):
+    with pytest.raises(InputError, match=f"{name} must be more than 1 time step, got 1"):
+        make_neuron(kind, 3, **{name: 1})
 
 
 def test_unknown_kind():

@@ -89,20 +89,35 @@ class Constant(nn.Module):
         return torch.sigmoid(self.logit).view(shape)
 
 
+def spread_logits(features: int, tau: float) -> Tensor:
+    """log(tau_i - 1), [features], with tau_i drawn log-uniformly from 2 to ``tau`` steps: sigma of it is 1 - 1/tau_i.
+
+    A gate with this bias remembers over that range before it has learned to, as chrono initialization has it for LSTM gates
+    (Tallec & Ollivier 2018, arXiv 1804.11188, sec. 2, where tau is uniform).
+    """
+    return torch.log(2 * (tau / 2) ** torch.rand(features) - 1)
+
+
 class LiquidLinear(nn.Module):
     """sigma(W [current, x]): a rate per step that depends on the input and on a state x, for each of ``states`` such states.
 
     All are [batch, features]. W is kept as its parts, ``from_current`` of all rates together and ``from_states`` of each: they
     share one product with the current, nothing is concatenated, and no gradient goes to a state that has none.
+
+    Args:
+        bias: initial logit of each rate, [features] each; None for 0, a rate of 1/2.
     """
 
-    def __init__(self, features: int, states: int = 1):
+    def __init__(self, features: int, states: int = 1, bias: tuple[Tensor | None, ...] = ()):
         super().__init__()
         self.from_current = nn.Linear(features, states * features)
         self.from_states = nn.ModuleList(nn.Linear(features, features, bias=False) for _ in range(states))
         for part in (self.from_current, *self.from_states):
             nn.init.normal_(part.weight, std=math.sqrt(2 / (3 * features)))  # Xavier, of each whole [features, 2 features]
         nn.init.zeros_(self.from_current.bias)
+        for part, logits in zip(self.from_current.bias.detach().chunk(states), bias, strict=False):
+            if logits is not None:
+                part.copy_(logits)
 
     def forward(self, current: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         parts = self.from_current(current).chunk(len(states), dim=1)
@@ -110,14 +125,20 @@ class LiquidLinear(nn.Module):
 
 
 class LiquidConv(nn.Module):
-    """sigma(BN(conv(current + x))): the same for feature maps [batch, channels, height, width]; ``norm=False`` omits BN."""
+    """sigma(BN(conv(current + x))): the same for feature maps [batch, channels, height, width]; ``norm=False`` omits BN.
 
-    def __init__(self, channels: int, kernel_size: int = 3, norm: bool = True):
+    ``bias`` [channels] are the initial logits of the rates; None for 0.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3, norm: bool = True, bias: Tensor | None = None):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2)
         self.norm = nn.BatchNorm2d(channels) if norm else nn.Identity()
         nn.init.xavier_uniform_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        if bias is not None:
+            last = self.norm if norm else self.conv
+            last.bias.detach().copy_(bias)  # type: ignore[operator, union-attr]
 
     def forward(self, current: Tensor, x: Tensor) -> Tensor:
         return torch.sigmoid(self.norm(self.conv(current + x)))
@@ -197,7 +218,7 @@ def make_neuron(
     convolutional: bool = False,
     adaptive: bool = True,
     tau_m: float | None = None,
-    tau_adp: float = 100.0,
+    tau_adp: float | None = None,
     gate_norm: bool = True,
     **options: object,
 ) -> Neuron:
@@ -206,11 +227,18 @@ def make_neuron(
     Args:
         features: number of neurons, or of channels where ``convolutional``.
         adaptive: False fixes the threshold of an ALIF or LTC neuron at ``b0``.
-        tau_m: membrane time constant of LIF (default 2, that of most libraries) or its initial value for ALIF (20).
-        tau_adp: initial adaptation time constant of ALIF, in steps.
+        tau_m: membrane time constant of LIF (default 2, that of most libraries) or its initial value for ALIF (20), in steps.
+            Those of LTC start around 2 (None), or spread log-uniformly from 2 to this: see ``spread_logits``.
+        tau_adp: initial adaptation time constant of ALIF (default 100), in steps; for LTC as ``tau_m``.
         gate_norm: batch norm in the gates of a convolutional LTC neuron.
         options: ``b0``, ``reset``, ``spike``, ``initial_v`` of ``Neuron``.
+
+    Raises:
+        InputError: for a time constant of one step or less.
     """
+    for name, tau in (("tau_m", tau_m), ("tau_adp", tau_adp)):
+        if tau is not None and not tau > 1:
+            raise InputError(f"{name} must be more than 1 time step, got {tau}")
     rates: nn.Module
     if kind == "relu":
         return Rectifier()
@@ -220,11 +248,15 @@ def make_neuron(
     elif kind == "alif":
         rates = Rates([Constant(features, tau_m or 20.0, learned=True, spread=0.25)])
         if adaptive:
-            rates.append(Retention(Constant(features, tau_adp, learned=True, spread=0.25)))
-    elif kind == "ltc" and convolutional:
-        rates = Rates(LiquidConv(features, norm=gate_norm) for _ in range(1 + adaptive))
+            rates.append(Retention(Constant(features, tau_adp or 100.0, learned=True, spread=0.25)))
     elif kind == "ltc":
-        rates = LiquidLinear(features, states=1 + adaptive)
+        leak = None if tau_m is None else -spread_logits(features, tau_m)
+        retention = None if tau_adp is None or not adaptive else spread_logits(features, tau_adp)
+        bias = (leak, retention)[: 1 + adaptive]
+        if convolutional:
+            rates = Rates(LiquidConv(features, norm=gate_norm, bias=logits) for logits in bias)
+        else:
+            rates = LiquidLinear(features, len(bias), bias)
     else:
         raise ValueError(f"unknown neuron '{kind}': choose lif, alif, ltc or relu")
     return Neuron(rates, adaptive, **options)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Every task trains a batch, and settings are checked where they enter."""
 
 import dataclasses
+import math
 import shlex
 from typing import get_args
 
@@ -174,6 +175,8 @@ def test_learning_rate_over_the_epochs(options, expected):
         (Digits, {"surrogate": "step"}, "unknown surrogate"),
         (Digits, {"parts": 9}, "8 time steps into 9 parts"),
         (Digits, {"device": "abacus"}, "device"),
+        (Digits, {"tau_m": 1.0}, "--tau-m must be more than 1 time step, got 1.0"),
+        (Digits, {"neuron": "lif", "tau_adp": 0.5}, "--tau-adp must be more than 1 time step, got 0.5"),
         (Adding, {"length": 1}, "--length"),
         (RowMNIST, {"length": 0}, "--length"),
         (MNIST, {"length": 0}, "--length"),
@@ -190,6 +193,13 @@ def test_settings_outside_their_range(task, options, message):
     with pytest.raises(InputError, match=message) as error:
         task(**options)
     assert "\n" not in str(error.value)
+
+
+def test_time_constants_at_the_start_reach_the_neurons_of_every_kind_of_network():
+    (leak,) = Digits(neuron="lif", tau_m=3.0).model().layers[0].neuron.rates
+    torch.testing.assert_close(leak.logit, torch.full_like(leak.logit, -math.log(2)))
+    assert Digits(tau_adp=50.0).model().layers[0].neuron.rates.from_current.bias.any()
+    assert all(layer.neuron.rates[0].norm.bias.all() for layer in MNIST(tau_m=50.0).model().layers[:3])
 
 
 def test_auxiliary_needs_classes():

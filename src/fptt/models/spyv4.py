@@ -74,7 +74,9 @@ class SPYv4(nn.Module):
             raise InputError(f"width must be positive, got {width}")
         self.classes, self.size, self.width, self.readout = classes, size, width, readout
         made_with = {"size": size, "width": width, "neuron": neuron, "readout": readout, "norm_steps": norm_steps}
-        self.settings: dict[str, Any] = made_with | {k: v for k, v in neuron_options.items() if k != "spike"}
+        self.settings: dict[str, Any] = made_with | {
+            k: v for k, v in neuron_options.items() if k not in ("spike", "tau_m", "tau_adp")
+        }
         self.dropout = nn.Dropout2d(dropout)
         self.layers = nn.ModuleDict()
 

@@ -23,6 +23,7 @@ from fptt.training.metrics import Metric, Totals
 from fptt.training.precision import Precision, check_precision
 
 Recipes = dict[str, dict[str, Any]]  # settings by the name of a recipe
+SPIKING = ("neuron", "recurrent", "readout", "b0", "initial_v", "reset", "adaptive", "tau_m", "tau_adp")  # passed on to models
 OPTIMIZERS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -83,6 +84,11 @@ class Task:
     calibrate: int = option(0, "after each epoch, take the statistics of batch norms anew from so many batches")
     b0: float = option(0.1, "baseline threshold")
     adaptive: bool = option(True, "adaptive threshold (ALIF and LTC)")
+    tau_m: float | None = option(
+        None,
+        "membrane time constant at the start: LIF's (default 2), ALIF's (20); LTC's spread from 2 steps to it (default: all 2)",
+    )
+    tau_adp: float | None = option(None, "time constant of the adaptation at the start: ALIF's (default 100); LTC's as --tau-m")
     recurrent: bool = option(True, "recurrent connections within each layer")
     readout: Readout = option("liquid", "leak of the readout, or 'membrane' for a linear map of the last membrane potential")
     initial_v: Literal["uniform", "zero"] = option("uniform", "membrane potentials start at random in (0, 1), or at zero")
@@ -147,6 +153,10 @@ class Task:
             raise InputError(f"--accumulate must lie from 1 to the batch size {self.batch_size}, got {self.accumulate}")
         if self.recompute is not None and self.recompute < 1:
             raise InputError(f"--recompute must be at least 1 time step, got {self.recompute}")
+        for name in ("tau_m", "tau_adp"):
+            tau = getattr(self, name)
+            if tau is not None and not tau > 1:
+                raise InputError(f"--{name.replace('_', '-')} must be more than 1 time step, got {tau}")
         if not self.lr > 0:
             raise InputError(f"--lr must be positive, got {self.lr}")
         if self.batch_size < 2 and self.norm != "none" and self.neuron not in ("lstm", "rnn"):
@@ -196,7 +206,7 @@ class Task:
         return {
             "norm_steps": {"none": None, "time": self.time_steps, "shared": 1}[self.norm],
             "spike": surrogate.get(self.surrogate),
-            **{key: getattr(self, key) for key in ("neuron", "recurrent", "readout", "b0", "initial_v", "reset", "adaptive")},
+            **{key: getattr(self, key) for key in SPIKING},
         }
 
     def loss(self) -> StepLoss:
