@@ -9,16 +9,18 @@ from fptt.commands.common import add_common, show, trained
 from fptt.commands.detectors import open_detector
 from fptt.errors import InputError
 from fptt.export import export
+from fptt.neuromorphic import write_nir
 
 
 def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fptt export",
         description="Write a trained network as one file that runs without fptt: output, *state = step(x_t, restart, *state); "
-        "or a trained detector as a file of weights for 'fptt detect'.",
+        "as a graph of NIR, for other simulators and neuromorphic chips; or a trained detector as weights for 'fptt detect'.",
     )
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--out", type=Path, help="file to write: .pt2, or .safetensors for weights; default RUN/step.pt2")
+    parser.add_argument("--out", type=Path, help="file to write: .pt2, .nir, or .safetensors for weights; default RUN/step.pt2")
+    parser.add_argument("--dt", type=float, default=1e-4, help="seconds of a time step in a graph of NIR (1e-4)")
     parser.add_argument("--threshold", type=float, default=0.3, help="least score that the weights show by default (0.3)")
     add_common(parser)
     options = parser.parse_args(arguments)
@@ -30,9 +32,14 @@ def run(arguments: list[str]) -> int:
         detector.save(out)
         show({"exported": str(out), **detector.training}, options.json)
         return 0
-    if out.suffix != ".pt2":
-        raise InputError(f"--out {out}: the file of torch.export ends in .pt2, that of a detector's weights in .safetensors")
+    if out.suffix not in (".pt2", ".nir"):
+        raise InputError(
+            f"--out {out}: a file of torch.export ends in .pt2, one of NIR in .nir, a detector's weights in .safetensors"
+        )
     trainer = trained(options)
+    if out.suffix == ".nir":
+        show({"exported": str(out), **write_nir(trainer.model, out, options.dt)}, options.json)
+        return 0
     x = trainer.task.sets()[2].x[:2]
     sequence = trainer.task.encode(x, torch.Generator().manual_seed(0)).to(trainer.device)
     show({"exported": str(out), **export(trainer.model, sequence[0], out)}, options.json)
