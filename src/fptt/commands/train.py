@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
         name = f"{task.name}-{task.rule}-{task.neuron}-seed{task.seed}"
         run = Run(Path(settings["out"]) if settings["out"] else Run.free_folder(name))
         trainer = Trainer(task, run)
-        run.create(task)
+        trainer.create()
     parameters = sum(p.numel() for p in trainer.model.parameters())
     console.print(
         f"[bold]{task.name}[/]: {task.rule} with {task.neuron}, {parameters:,} parameters; {task.time_steps} time steps, "

@@ -106,11 +106,14 @@ class Trainer:
         self.steps = 0  # time steps trained
         self.totals = task.totals(training=True)  # of the epoch
 
+    def create(self) -> None:
+        """Prepare the fresh network, then make the run's folder: what is wrong with the settings is said before it is there."""
+        self.task.prepare(self.model)
+        self.run.create(self.task)
+
     def fit(self, report: Report) -> dict[str, Any]:
         """Train to the last epoch, test once, and return the summary. Raises ``Stopped`` after Ctrl-C or SIGTERM."""
         train, validation, test = self.task.sets()
-        if self.epoch == self.batch == 0:
-            self.task.prepare(self.model)
         with stop_on_signal() as stop:
             while self.epoch < self.task.epochs:
                 row = self.train_epoch(self.task.training_set(train, self.epoch), stop, report)
