@@ -142,6 +142,22 @@ def test_a_grid_is_trained_once_and_what_fails_is_told(grid, tmp_path, monkeypat
     assert "holds fptt-seed0 with other settings" in (error := capsys.readouterr().err) and error.count("\n") == 1
 
 
+def test_a_network_of_ones_own_is_compared_and_resumed(grid, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = "from fptt.models.sequence import SequenceModel as M\ndef small(task): return M(8, (4,), 10, neuron='lif')\n"
+    (tmp_path / "mine.py").write_text(source)
+    own = {"network": "mine.py:small", "epochs": 2, "threads": 1, "compile": False}
+    path = grid(settings=own, vary={"rule": ["fptt", "sltt"]}, seeds=[0], baseline={}, **{"except": []})
+    stopped = Trainer(Digits(**own, rule="sltt"), Run(tmp_path / "runs/some/runs/sltt-seed0"))
+    stopped.run.create(stopped.task)
+    stopped.task.epochs = 1
+    stopped.fit(Silent())
+    (stopped.run.folder / "summary.json").unlink()
+    assert cli.main(["compare", str(path), "--json"]) == 0
+    assert [line["rule"] for line in json.loads(capsys.readouterr().out)["table"]] == ["fptt", "sltt"]
+    assert len(stopped.run.metrics()) == 2
+
+
 def test_epochs_may_vary_and_a_network_without_spikes_has_no_rate(grid, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = grid(vary={"neuron": ["lstm", "lif"], "epochs": [1, 2]}, seeds=[0], baseline={}, **{"except": []})

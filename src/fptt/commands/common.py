@@ -79,6 +79,10 @@ def make_task(task_class: Any, arguments: list[str]) -> tuple[Task, dict[str, An
         message = " ".join(str(error).split())
         raise InputError(f"{message} (see {parser.prog} --help)") from None
     settings = {field.name: options[field.name] for field in task_class.options()}
+    if (network := settings.get("network")) is not None and value_of(arguments, "--network") is None:
+        raise InputError(
+            f"its network is made by {network}, which runs only where the command says so: add --network {network}"
+        )
     return task_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}), options
 
 
@@ -90,7 +94,7 @@ def trained(options: argparse.Namespace) -> Trainer:
     """The trained network of a run, with its averaged weights."""
     run = Run.open(options.run)
     task_class = tasks.get(run.config()[0])
-    given = [f"--{key}={value}" for key in ("data", "device") if (value := getattr(options, key)) is not None]
+    given = [f"--{key}={value}" for key in ("data", "device", "network") if (value := getattr(options, key, None)) is not None]
     task, _ = make_task(task_class, ["--config", str(options.run / "config.yaml"), *given])
     trainer = Trainer(task, run)
     trainer.restore(keep_metrics=True)
@@ -114,6 +118,7 @@ def add_split(parser: argparse.ArgumentParser) -> None:
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="folder of the data sets, if not the one the run was trained with")
+    parser.add_argument("--network", help="FILE.py:FUNCTION of the run, if it is of your own network: the file is executed")
     parser.add_argument("--device", help="torch device, if not the one the run was trained on")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -137,7 +137,7 @@ class Comparison:
                 self.add(name)
                 return
             if run.checkpoint.exists():
-                words = ["train", "--resume", str(run.folder)]
+                words = ["train", "--resume", str(run.folder), *(words_for("network", task.network) if task.network else [])]
             else:
                 (run.folder / "config.yaml").unlink()
         yield Job(name, [*words, *(["--data", self.data] if self.data else [])], run.folder / "train.log")

@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
         sequence = trainer.task.encode(x, torch.Generator().manual_seed(0)).to(trainer.device)
         _, layers = record(trainer.model, sequence)
         if not layers:
-            raise InputError(f"{options.run} holds a network without spikes ({trainer.task.neuron}): it has no {options.kind}")
+            raise InputError(f"{options.run} holds no neurons of fptt ({trainer.task.kind}): it has no {options.kind}")
         title = f"{trainer.task.name}, test sample {options.sample}"
         if options.kind == "raster":
             figure = plots.raster(layers, title)

@@ -35,13 +35,13 @@ def run(arguments: list[str]) -> int:
         trainer.restore()
         run.write_config(task)
     else:
-        name = f"{task.name}-{task.rule}-{task.neuron}-seed{task.seed}"
+        name = f"{task.name}-{task.rule}-{task.kind}-seed{task.seed}"
         run = Run(Path(settings["out"]) if settings["out"] else Run.free_folder(name))
         trainer = Trainer(task, run)
         trainer.create()
     parameters = sum(p.numel() for p in trainer.model.parameters())
     console.print(
-        f"[bold]{task.name}[/]: {task.rule} with {task.neuron}, {parameters:,} parameters; {task.time_steps} time steps, "
+        f"[bold]{task.name}[/]: {task.rule} with {task.kind}, {parameters:,} parameters; {task.time_steps} time steps, "
         f"{task.number_of_updates} update{'s' * (task.number_of_updates > 1)} per sequence; "
         f"{len(train_set):,} training, {len(validation_set):,} validation, {len(test_set):,} test "
         f"samples; {task.device}, seed {task.seed}\nrun folder: {run.folder}"

@@ -19,6 +19,7 @@ from fptt.learning.losses import Auxiliary, AuxiliaryKind, Criterion, StepLoss, 
 from fptt.learning.rules import Rule, number_of_parts, number_of_updates
 from fptt.models.baselines import RecurrentBaseline
 from fptt.models.sequence import Readout, SequenceModel
+from fptt.tasks.own import own_network
 from fptt.training.metrics import Metric, Totals
 from fptt.training.precision import Precision, check_precision
 
@@ -55,6 +56,7 @@ class Task:
 
     rule: Rule = option("fptt", "learning rule: fptt; bptt, tbptt (truncated BPTT); sltt, online-bptt, ottt, eprop")
     neuron: Literal["ltc", "alif", "lif", "lstm", "rnn"] = option("ltc", "kind of neuron, or a non-spiking baseline")
+    network: str | None = option(None, "FILE.py:FUNCTION that makes a network of your own, in place of one of these neurons")
     epochs: int = option(10, "passes over the training set")
     batch_size: int = option(128, "samples per update")
     hidden: tuple[int, ...] = option((128,), "neurons of each layer, bottom first")
@@ -191,8 +193,17 @@ class Task:
         return shlex.join(words)
 
     @property
+    def kind(self) -> str:
+        """What the network is made of in one word: the neuron, or the function that makes the user's own."""
+        return self.neuron if self.network is None else self.network.rpartition(":")[2]
+
+    @property
     def data_folder(self) -> Path:
         return catalogue.folder(self.data)
+
+    def make_model(self) -> nn.Module:
+        """A fresh network: the user's own where the settings name it. Raises InputError as ``own_network``."""
+        return self.model() if self.network is None else own_network(self.network, self)
 
     def model(self) -> nn.Module:
         """A fresh network of these settings."""

@@ -76,7 +76,7 @@ class Trainer:
         torch.manual_seed(task.seed)
         try:
             self.device = torch.device(task.device)
-            self.model: nn.Module = task.model().to(self.device)
+            self.model: nn.Module = task.make_model().to(self.device)
             self.loss = task.loss().to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device '{task.device}' cannot be used ({str(error).splitlines()[0]})") from None
@@ -246,7 +246,7 @@ class Trainer:
         return {
             "task": task.name,
             "rule": task.rule,
-            "neuron": task.neuron,
+            "neuron": task.kind,
             "seed": task.seed,
             "epochs": task.epochs,
             "parameters": sum(p.numel() for p in self.model.parameters()),

@@ -1,0 +1,87 @@
+"""A network of the user's, made by a function in a Python file that the command names."""
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fptt import state as states
+from fptt.errors import InputError
+
+
+def own_network(place: str, task: Any) -> nn.Module:
+    """What the function of ``place``, "FILE.py:FUNCTION", makes of ``task``: ``output, state = network(x_t, state)``.
+
+    The file is executed. The function may use the task's ``inputs``, ``outputs``, ``time_steps`` and other settings; ``x_t`` is
+    [batch, *inputs], ``output`` [batch, outputs].
+
+    Raises:
+        InputError: for a file, function or network that cannot be used, with the line of the file where it went wrong.
+    """
+    name, colon, function = place.rpartition(":")
+    path = Path(name)
+    if not colon or path.suffix != ".py" or not function.isidentifier():
+        raise InputError(f"--network {place}: give FILE.py:FUNCTION")
+    if not path.is_file():
+        raise InputError(f"--network {place}: there is no file {path}")
+    module = attempt(place, path, lambda: executed(path))
+    make = getattr(module, function, None)
+    if not callable(make):
+        raise InputError(f"--network {place}: {path} has no function '{function}'")
+    network = attempt(place, path, lambda: make(task))
+    if not isinstance(network, nn.Module):
+        raise InputError(f"--network {place}: {function} must return a torch.nn.Module, not {type(network).__name__}")
+    shape = (task.inputs,) if isinstance(task.inputs, int) else task.inputs
+    training = network.training
+    with torch.no_grad():
+        result = attempt(place, path, lambda: two_steps(network.eval(), torch.zeros(2, *shape)))
+    network.train(training)
+    wanted = [2, task.outputs]
+    if not isinstance(result, Tensor) or list(result.shape) != wanted:
+        found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise InputError(f"--network {place}: the output of a batch of two must be of shape {wanted}, not {found}")
+    return network
+
+
+def executed(path: Path) -> ModuleType:
+    """The module of a file, which finds the modules beside it."""
+    spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where torch.compile and dataclasses look for it
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def two_steps(network: nn.Module, x_t: Tensor) -> Any:
+    """The output of a second step. Raises TypeError for a network that does not return an output and a state."""
+    state = states.initialise(network, x_t)
+    for _ in range(2):
+        result = network(x_t, state)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"the network must return (output, state), not {type(result).__name__}")
+        output, state = result
+    return output
+
+
+def attempt(place: str, path: Path, action: Callable[[], Any]) -> Any:
+    """The result of ``action``, or what it raised in one line."""
+    try:
+        return action()
+    except Exception as error:  # of whatever kind the file raises
+        where = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()]
+        if isinstance(error, SyntaxError):
+            where = [error.lineno]
+        line = f"line {where[-1]}: " if where else ""
+        said = (str(error).splitlines() or [""])[0]
+        raise InputError(f"--network {place}: {line}{type(error).__name__}: {said}") from None
