@@ -1,5 +1,6 @@
 """Training that is interrupted, resumed, goes wrong, and is measured."""
 
+import argparse
 import dataclasses
 import json
 import signal
@@ -7,15 +8,19 @@ import threading
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import Reads, Silent
 from fptt import FPTT, InputError
+from fptt.commands.common import trained
 from fptt.data import images
 from fptt.data.samples import Samples
 from fptt.tasks.adding import Adding
 from fptt.tasks.digits import Digits
 from fptt.tasks.images import MNIST
 from fptt.tasks.mnist import RowMNIST
+from fptt.training.average import MovingAverage
 from fptt.training.loop import Stopped, Trainer, stop_on_signal
 from fptt.training.run import Run
 
@@ -45,6 +50,7 @@ CASES = {
     "fptt": small(),
     "bptt-lstm": small(rule="bptt", neuron="lstm", optimizer="adam"),
     "fptt-4-alif": small(parts=4, neuron="alif", norm="none"),
+    "tbptt-ema": small(rule="tbptt", parts=4, ema=0.9),
     "sltt-3": small(rule="sltt", sampled=3),
     "online-bptt": small(rule="online-bptt", window=3),
     "ottt": small(rule="ottt", **PLAIN),
@@ -98,10 +104,50 @@ def assert_same_training(one, other):
         assert torch.equal(ours, theirs), name
     for ours, theirs in zip(one.loss.state_dict().values(), other.loss.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
+    if isinstance(one.average, MovingAverage):
+        assert len(one.average.averages) == len(list(one.model.parameters()))
+        assert all(torch.equal(a, b) for a, b in zip(one.average.averages, other.average.averages, strict=True))
     if isinstance(one.optimizer, FPTT):
         for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True):
             assert torch.equal(one.optimizer.state[p]["average"], other.optimizer.state[q]["average"])
             assert torch.equal(one.optimizer.state[p]["lambda_"], other.optimizer.state[q]["lambda_"])
+
+
+def test_a_moving_average_is_evaluated_and_leaves_training_as_it_is(tmp_path):
+    plain, averaged = (start(small(rule="tbptt", parts=4, ema=ema), tmp_path / str(ema)) for ema in (None, 0.9))
+    plain.fit(Silent())
+    summary = averaged.fit(Silent())
+    for p, q in zip(plain.model.parameters(), averaged.model.parameters(), strict=True):
+        assert torch.equal(p, q), "training knows nothing of the average"
+    assert [row["loss"] for row in plain.run.metrics()] == [row["loss"] for row in averaged.run.metrics()]
+    rows = zip(plain.run.metrics(), averaged.run.metrics(), strict=True)
+    assert all(a["validation_loss"] != b["validation_loss"] for a, b in rows)
+    loaded = trained(argparse.Namespace(run=averaged.run.folder, data=None, device=None))
+    for p, average in zip(loaded.model.parameters(), averaged.average.averages, strict=True):
+        assert torch.equal(p, average)
+    assert loaded.evaluate(loaded.task.sets()[2])["loss"] == summary["test_loss"]
+
+
+def test_a_checkpoint_without_the_average_that_is_asked_for(tmp_path):
+    start(small(rule="tbptt", parts=4), tmp_path).fit(Silent())
+    with pytest.raises(InputError, match="does not fit these settings"):
+        Trainer(small(rule="tbptt", parts=4, ema=0.9), Run(tmp_path)).restore()
+
+
+@given(st.floats(0.01, 0.99), st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20))
+def test_the_moving_average_is_the_sum_of_what_it_has_seen(decay, values):
+    weight = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    average = MovingAverage([weight], decay)
+    with average.averaged_weights():
+        assert weight == 0, "nothing to average yet"
+    for value in values:
+        weight.data.fill_(value)
+        average.update()
+    shares = [decay ** (len(values) - 1 - n) * (1 - decay if n else 1) for n in range(len(values))]
+    expected = sum(share * value for share, value in zip(shares, values, strict=True))
+    with average.averaged_weights():
+        torch.testing.assert_close(weight.item(), expected, rtol=1e-9, atol=1e-9)
+    assert weight.item() == values[-1]
 
 
 def test_a_crash_between_metrics_and_checkpoint_repeats_the_epoch(tmp_path):

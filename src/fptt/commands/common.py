@@ -9,7 +9,6 @@ import jsonargparse
 from fptt import tasks
 from fptt.data.samples import Samples
 from fptt.errors import InputError
-from fptt.learning.fptt import FPTT
 from fptt.tasks.base import Task, words_for
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
@@ -98,8 +97,8 @@ def trained(options: argparse.Namespace) -> Trainer:
     task, _ = make_task(task_class, ["--config", str(options.run / "config.yaml"), *given])
     trainer = Trainer(task, run)
     trainer.restore(keep_metrics=True)
-    if isinstance(trainer.optimizer, FPTT):
-        trainer.optimizer.restart_from_average()
+    if trainer.average is not None:
+        trainer.average.restart_from_average()
     return trainer
 
 

@@ -80,6 +80,9 @@ class Task:
     rho: float = option(0.0, "weakens the linear term of FPTT's regulariser")
     form: Form = option("code", "FPTT's linear term as in the authors' code, or as published")
     max_norm: float | None = option(1.0, "clip the whole gradient to this norm")
+    ema: float | None = option(
+        None, "evaluate a moving average of the weights that keeps this share of itself at each batch; fptt has its own average"
+    )
     weights: Weights = option("linear", "weight of the loss over the parts")
     auxiliary: AuxiliaryKind = option("none", "auxiliary distillation term of early parts")
     norm: Literal["none", "time", "shared"] = option("none", "batch norm: statistics per time step, or the same for all")
@@ -144,27 +147,15 @@ class Task:
     # What follows from the settings
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-        if not self.hidden or min(self.hidden) < 1:
-            raise InputError(f"--hidden needs at least one layer of at least one neuron, got {list(self.hidden)}")
-        if self.calibrate < 0:
-            raise InputError(f"--calibrate must be at least 0 batches, got {self.calibrate}")
+        self.check_ranges()
         if not 1 <= self.accumulate <= self.batch_size:
             raise InputError(f"--accumulate must lie from 1 to the batch size {self.batch_size}, got {self.accumulate}")
-        if self.recompute is not None and self.recompute < 1:
-            raise InputError(f"--recompute must be at least 1 time step, got {self.recompute}")
-        for name in ("tau_m", "tau_adp"):
-            tau = getattr(self, name)
-            if tau is not None and not tau > 1:
-                raise InputError(f"--{name.replace('_', '-')} must be more than 1 time step, got {tau}")
-        if not self.lr > 0:
-            raise InputError(f"--lr must be positive, got {self.lr}")
         if self.batch_size < 2 and self.norm != "none" and self.neuron not in ("lstm", "rnn"):
             raise InputError("--batch-size 1 has no batch statistics: raise it, or train with --norm none")
         if self.rule == "fptt" and not self.alpha > 0:
             raise InputError(f"--alpha must be positive, got {self.alpha}; --rule tbptt trains without the regulariser")
+        if self.rule == "fptt" and self.ema is not None:
+            raise InputError("--ema is for other rules: --rule fptt evaluates a running average of its own, see --beta")
         check_precision(self.precision, self.rule)
         surrogate.get(self.surrogate)
         try:
@@ -172,6 +163,23 @@ class Task:
             torch.device(self.device)
         except (ValueError, RuntimeError) as error:
             raise InputError(str(error).splitlines()[0]) from None
+
+    def check_ranges(self) -> None:
+        """Raises InputError for the first setting that is wrong by itself."""
+        for name, least in (("epochs", "1"), ("batch_size", "1"), ("calibrate", "0 batches"), ("recompute", "1 time step")):
+            value = getattr(self, name)
+            if value is not None and value < int(least.split()[0]):
+                raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        for name in ("tau_m", "tau_adp"):
+            value = getattr(self, name)
+            if value is not None and not value > 1:
+                raise InputError(f"--{name.replace('_', '-')} must be more than 1 time step, got {value}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise InputError(f"--hidden needs at least one layer of at least one neuron, got {list(self.hidden)}")
+        if not self.lr > 0:
+            raise InputError(f"--lr must be positive, got {self.lr}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise InputError(f"--ema must lie in (0, 1), got {self.ema}")
 
     @classmethod
     def options(cls) -> list[dataclasses.Field[Any]]:

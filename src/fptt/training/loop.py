@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +22,7 @@ from fptt.learning.graphs import or_eager
 from fptt.learning.online import make_trainer
 from fptt.learning.rules import make_optimizer
 from fptt.training import checkpoint
+from fptt.training.average import MovingAverage
 from fptt.training.metrics import machine, peak_memory_mb
 from fptt.training.precision import in_precision, prepare_cpu
 from fptt.training.run import Run
@@ -84,6 +85,11 @@ class Trainer:
         self.optimizer: Optimizer = make_optimizer(
             task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
         )
+        self.average: FPTT | MovingAverage | None = None  # what keeps an average of the weights, if anything does
+        if isinstance(self.optimizer, FPTT):
+            self.average = self.optimizer
+        elif task.ema is not None:
+            self.average = MovingAverage(self.model.parameters(), task.ema)
         self.stepped = in_precision(self.model, task.precision, self.device)
         self._compiled_infer = or_eager(self.infer)
         self.trainer = make_trainer(
@@ -155,6 +161,8 @@ class Trainer:
                     f"the loss became {trained.loss.item()} in epoch {self.epoch + 1}, batch {number + 1}: lower --lr or set "
                     f"--max-norm; the last checkpoint in {self.run.folder} is kept"
                 )
+            if isinstance(self.average, MovingAverage):
+                self.average.update()
             self.seconds += time.perf_counter() - start
             self.steps += len(sequence)
             totals.add(trained.output, y, trained.loss, trained.firing_rate)
@@ -163,12 +171,17 @@ class Trainer:
                 self.batch = number + 1
                 self.save()
                 raise Stopped
-        if isinstance(self.optimizer, FPTT):
-            self.optimizer.restart_from_average()
+        if isinstance(self.average, FPTT):
+            self.average.restart_from_average()
         if task.calibrate:
-            self.calibrate(samples, encoding)
+            with self.averaged_weights():
+                self.calibrate(samples, encoding)
         self.totals = task.totals(training=True)
         return {"epoch": self.epoch + 1, "lr": task.learning_rate(self.epoch), **totals.result(), "seconds": self.seconds}
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """A context in which the model has its averaged weights, where they are kept."""
+        return nullcontext() if self.average is None else self.average.averaged_weights()
 
     @torch.no_grad()
     def calibrate(self, samples: Samples, generator: torch.Generator) -> None:
@@ -206,7 +219,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, samples: Samples, every_step: bool = False) -> dict[str, Any]:
-        """Loss, score and firing rate on ``samples``, with the averaged weights where the rule keeps them.
+        """Loss, score and firing rate on ``samples``, with the averaged weights where they are kept.
 
         ``every_step`` adds "steps": each of them as a list, had the sequences ended after the first step, the second, and so
         on. Raises InputError for a detector, whose average precision is not taken after every step.
@@ -218,8 +231,7 @@ class Trainer:
         self.model.eval()
         totals = [self.task.totals(training=False) for _ in range(self.task.time_steps if every_step else 1)]
         infer = self._compiled_infer if self.trainer.compiled else self.infer
-        averaged = self.optimizer.averaged_weights() if isinstance(self.optimizer, FPTT) else nullcontext()
-        with averaged:
+        with self.averaged_weights():
             for sequence, y in self.sequences(samples):
                 state = states.initialise(self.model, sequence[0])
                 rate = torch.zeros((), device=self.device)
@@ -275,6 +287,7 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "loss": self.loss.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "average": self.average.averages if isinstance(self.average, MovingAverage) else None,
                 "totals": self.totals.state_dict(),
                 **{key: getattr(self, key) for key in ("epoch", "batch", "seconds", "steps")},
             },
@@ -291,6 +304,8 @@ class Trainer:
             self.loss.load_state_dict(content["loss"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.totals.load_state_dict(content["totals"])
+            if isinstance(self.average, MovingAverage):
+                self.average.averages = [*content["average"]]
             for key in ("epoch", "batch", "seconds", "steps"):
                 setattr(self, key, content[key])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
