@@ -74,7 +74,20 @@ class SequentialMNIST(MNISTSequence):
 
     # Yin et al. 2023: Adamax 3e-3, alpha 0.1, beta 0.5, clip 1, batch 512, lr / 10 after epochs 10, 30, 50, 75, 90. A tenth of
     # that alpha learns faster, and weights that adapt to a batch leave batch norms' statistics behind: hence alpha, calibrate.
-    recipes: ClassVar[Recipes] = {"paper": {"alpha": 0.1, "epochs": 250, "calibrate": 0}}
+    # For a processor: a small layer, fewer updates, time constants spread from the start (results/time-constants).
+    recipes: ClassVar[Recipes] = {
+        "paper": {"alpha": 0.1, "epochs": 250, "calibrate": 0},
+        "one-core": {
+            "hidden": (128,),
+            "parts": 28,
+            "batch_size": 100,
+            "epochs": 14,
+            "lr": 0.01,
+            "schedule": "cosine",
+            "tau_m": 20.0,
+            "tau_adp": 800.0,
+        },
+    }
     epochs: int = option(100, "passes over the training set")
     batch_size: int = option(512, "samples per update")
     schedule: Literal["constant", "cosine", "steps"] = option("steps", "learning rate over the epochs")
@@ -99,6 +112,10 @@ class PermutedMNIST(SequentialMNIST):
     """PS-MNIST: S-MNIST in one fixed random order of the pixels, drawn with its own seed and saved with the run."""
 
     name: ClassVar[str] = "psmnist"
+    recipes: ClassVar[Recipes] = {
+        "paper": SequentialMNIST.recipes["paper"],
+        "one-core": {**SequentialMNIST.recipes["one-core"], "epochs": 10, "lr": 0.005},
+    }
 
     permutation_seed: int = option(0, "seed of the order of the pixels")
 
