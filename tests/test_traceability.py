@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import tracing
+from fptt import tasks
+from fptt.commands.common import make_task
 
 HOME = Path(__file__).parent.parent
 RESULTS = HOME / "results"
@@ -189,3 +191,10 @@ def test_figures_that_do_not_follow(page, text, figure):
 
 def test_passages_that_are_allowed(page):
     assert page("after 0.25 of it") and page("after 0.25 of it", ["after 0.25"]) == []
+
+
+@pytest.mark.parametrize("name", ["smnist", "psmnist"])
+def test_the_recipe_for_one_core_is_what_was_measured(name):
+    summary = json.loads((RESULTS / name / "one-core" / "summary.json").read_text())
+    task, _ = make_task(tasks.get(name), ["--recipe", "one-core", "--threads", "1", "--compile"])
+    assert task.command() == summary["command"]
