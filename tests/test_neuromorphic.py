@@ -150,5 +150,5 @@ def test_the_command_writes_a_trained_network(tmp_path, capsys):
 def test_an_old_nir_is_told_apart(monkeypatch):
     old = dataclasses.make_dataclass("LIF", ["tau", "r", "v_leak", "v_threshold"])
     monkeypatch.setattr(nir, "LIF", old)
-    with pytest.raises(InputError, match="uv pip install 'nir>=1.0.7'"):
+    with pytest.raises(InputError, match="pip install 'nir>=1.0.7'"):
         to_nir(network())

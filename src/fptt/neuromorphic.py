@@ -32,9 +32,9 @@ def to_nir(model: nn.Module, dt: float = 1e-4) -> Any:
     try:
         import nir
     except ImportError:
-        raise InputError("a graph of NIR needs nir: uv pip install 'fptt[nir]'") from None
+        raise InputError("a graph of NIR needs nir: pip install 'fptt[nir]'") from None
     if "v_reset" not in {field.name for field in dataclasses.fields(nir.LIF)}:
-        raise InputError("this nir knows no reset to zero: uv pip install 'nir>=1.0.7'")
+        raise InputError("this nir knows no reset to zero: pip install 'nir>=1.0.7'")
     if not dt > 0:
         raise InputError(f"--dt must be positive, got {dt}")
     if not isinstance(model, SequenceModel):
