@@ -56,25 +56,6 @@ def test_what_training_prints(run):
     assert "test accuracy" in out and "%" in out
 
 
-def test_a_network_of_ones_own_is_executed_only_where_the_command_says_so(run, tmp_path):
-    own(OWN)(tmp_path)
-    status, out, err = run("train", *QUICK, "--network", "mine.py:network", "--rule", "bptt", "--json")
-    assert status == 0, err
-    summary = json.loads(out)
-    assert summary["parameters"] == 8 * 8 + 8 + 8 * 10 + 10 and summary["neuron"] == "network"
-    assert "--network mine.py:network" in summary["command"]
-    folder = "runs/digits-bptt-network-seed0"
-    (tmp_path / "mine.py").write_text("print('executed')\n" + OWN)
-    for words in (["evaluate", folder], ["export", folder], ["train", "--resume", folder, "--epochs", "2"]):
-        status, out, err = run(*words)
-        assert status == 2 and "executed" not in out
-        assert "add --network mine.py:network" in err and err.count("\n") == 1
-    status, out, _ = run("evaluate", folder, "--network", "mine.py:network")
-    assert status == 0 and "executed" in out and f"{100 * summary['test_accuracy']:.2f} %" in out
-    assert run("train", "--resume", folder, "--epochs", "2", "--network", "mine.py:network")[0] == 0
-    assert run("plot", folder, "--kind", "raster", "--network", "mine.py:network")[0] == 2, "no neurons of fptt"
-
-
 def test_a_summary_repeats_its_run(run, trained):
     words = trained[1]["command"].split()
     assert words[:3] == ["fptt", "train", "digits"]
@@ -143,29 +124,6 @@ def nothing(folder):
     pass
 
 
-OWN = """import torch
-
-
-class Network(torch.nn.Module):
-    def __init__(self, task):
-        super().__init__()
-        self.enter, self.leave = torch.nn.Linear(task.inputs, 8), torch.nn.Linear(8, task.outputs)
-
-    def forward(self, x, z=None):
-        z = torch.zeros(len(x), 8) if z is None else z
-        z = torch.tanh(self.enter(x) + z)
-        return self.leave(z), z
-
-
-def network(task):
-    return Network(task)
-"""
-
-
-def own(text):
-    return lambda folder: (folder / "mine.py").write_text(text)
-
-
 BAD = [
     (nothing, ["train", "sudoku"], "unknown task 'sudoku'"),
     (nothing, ["train", "--epochs", "none"], '"epochs": Expected'),
@@ -185,24 +143,6 @@ BAD = [
     (nothing, ["train", "--device", "abacus"], "abacus"),
     (nothing, ["train", "--resume", "nowhere"], "nowhere is not a run folder"),
     (nothing, ["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
-    (nothing, ["train", "--network", "nowhere.py:network"], "there is no file nowhere.py"),
-    (nothing, ["train", "--network", "network.py"], "give FILE.py:FUNCTION"),
-    (own("network = 3"), ["train", "--network", "mine.py:network"], "mine.py has no function 'network'"),
-    (
-        own("def network(task):\n    return 3"),
-        ["train", "--network", "mine.py:network"],
-        "must return a torch.nn.Module, not int",
-    ),
-    (own("import torch\n\nnetwork = 1 / 0"), ["train", "--network", "mine.py:network"], "line 3: ZeroDivisionError"),
-    (own("def network(:"), ["train", "--network", "mine.py:network"], "line 1: SyntaxError"),
-    (own("def network(task):\n    return task.size"), ["train", "--network", "mine.py:network"], "line 2: AttributeError"),
-    (own(OWN.replace("task.outputs", "3")), ["train", "--network", "mine.py:network"], "must be of shape [2, 10], not [2, 3]"),
-    (
-        own(OWN.replace("return self.leave(z), z", "return z")),
-        ["train", "--network", "mine.py:network"],
-        "must return (output, state), not Tensor",
-    ),
-    (own(OWN), ["train", "--network", "mine.py:network", "--rule", "eprop"], "Network has no"),
     (nothing, ["train", "arrays"], "--file"),
     (nothing, ["train", "arrays", "--file", "nowhere.npz"], "nowhere.npz does not exist"),
     (nan_file, ["train", "arrays", "--file", "nan.npz", "--test-size", "4"], "first in sample 3, step 2"),

@@ -85,7 +85,7 @@ def to_nir(model: nn.Module, dt: float = 1e-4) -> Any:
 
 
 def refused(what: str, instead: str) -> InputError:
-    return InputError(f"NIR cannot say this network, for {what}: train with {instead}")
+    return InputError(f"NIR cannot say this network, because {what}: train with {instead}")
 
 
 def folded(linear: Any, norm: Any) -> tuple[Tensor, Tensor]:

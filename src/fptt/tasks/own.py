@@ -1,6 +1,5 @@
 """A network of the user's, made by a function in a Python file that the command names."""
 
-import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
@@ -50,14 +49,13 @@ def own_network(place: str, task: Any) -> nn.Module:
 
 
 def executed(path: Path) -> ModuleType:
-    """The module of a file, which finds the modules beside it."""
-    spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where torch.compile and dataclasses look for it
-    sys.path.insert(0, str(path.resolve().parent))
+    """The module of a file as it is now, which finds the modules beside it; nothing is written there."""
+    module = ModuleType(f"own_{path.stem}")
+    module.__file__ = str(path.absolute())
+    sys.modules[module.__name__] = module  # where torch.compile and dataclasses look for it
+    sys.path.insert(0, str(path.absolute().parent))
     try:
-        spec.loader.exec_module(module)
+        exec(compile(path.read_bytes(), module.__file__, "exec"), module.__dict__)
     finally:
         sys.path.pop(0)
     return module
