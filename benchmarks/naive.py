@@ -89,7 +89,7 @@ class NaiveFPTT:
 
     def __init__(self, model: SequenceModel, **settings: Any):
         self.start = model.initial_state
-        self.model = NaiveNetwork(model)
+        self.model = NaiveNetwork(model).to(next(model.parameters()).device)
         self.base = torch.optim.Adamax(self.model.parameters(), **settings)
         self.averages = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.lambdas = {name: torch.zeros_like(p) for name, p in self.model.named_parameters()}

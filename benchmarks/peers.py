@@ -1,7 +1,7 @@
 """Training time beside other libraries: the same feed-forward LIF network, batch and data, all taking turns in one process.
 
     uv pip install -e '.[peers]'
-    python benchmarks/peers.py [--threads 2] [--out results/peers]
+    python benchmarks/peers.py [--threads 2] [--device cuda] [--out results/peers]
 
 Two layers of 256 LIF neurons (time constant 2, threshold 1, reset to zero, arctan surrogate or the library's own) and a linear
 readout of 10 classes, Adamax, batch 128, noise as data; all flush denormal numbers. FPTT updates after every time step, here
@@ -30,6 +30,7 @@ from fptt.models.sequence import SequenceModel
 from fptt.training.precision import prepare_cpu
 
 HIDDEN, CLASSES, BATCH = 256, 10, 128
+WARM_UP = 3  # sequences, until everything is compiled and recorded
 Train = Callable[[Tensor, Tensor], Any]
 
 
@@ -72,11 +73,11 @@ def spikingjelly_network(inputs: int, step_mode: str) -> nn.Sequential:
     )
 
 
-def spikingjelly_fptt(inputs: int) -> Train:
+def spikingjelly_fptt(inputs: int, device: str) -> Train:
     from spikingjelly.activation_based import functional
     from spikingjelly.activation_based.learning import online_learning
 
-    network = spikingjelly_network(inputs, "s")
+    network = spikingjelly_network(inputs, "s").to(device)
     optimizer = torch.optim.Adamax(network.parameters(), lr=1e-3)
     averages = online_learning.fptt_online_training_init_w_ra(optimizer)
 
@@ -88,10 +89,10 @@ def spikingjelly_fptt(inputs: int) -> Train:
     return train
 
 
-def spikingjelly_bptt(inputs: int) -> Train:
+def spikingjelly_bptt(inputs: int, device: str) -> Train:
     from spikingjelly.activation_based import functional
 
-    network = spikingjelly_network(inputs, "m")
+    network = spikingjelly_network(inputs, "m").to(device)
 
     def outputs(sequence: Tensor) -> Tensor:
         functional.reset_net(network)
@@ -100,13 +101,13 @@ def spikingjelly_bptt(inputs: int) -> Train:
     return sequence_training(network, outputs)
 
 
-def snntorch_bptt(inputs: int) -> Train:
+def snntorch_bptt(inputs: int, device: str) -> Train:
     import snntorch
     from snntorch import surrogate
 
     options: dict[str, Any] = {"beta": 0.5, "reset_mechanism": "zero", "spike_grad": surrogate.atan()}
     parts = [nn.Linear(inputs, HIDDEN), snntorch.Leaky(**options), nn.Linear(HIDDEN, HIDDEN), snntorch.Leaky(**options)]
-    network = nn.ModuleList([*parts, nn.Linear(HIDDEN, CLASSES)])
+    network = nn.ModuleList([*parts, nn.Linear(HIDDEN, CLASSES)]).to(device)
 
     def outputs(sequence: Tensor) -> Tensor:
         first, lif1, second, lif2, readout = network
@@ -120,11 +121,11 @@ def snntorch_bptt(inputs: int) -> Train:
     return sequence_training(network, outputs)
 
 
-def norse_bptt(inputs: int) -> Train:
+def norse_bptt(inputs: int, device: str) -> Train:
     import norse.torch as norse
 
     cells = [nn.Linear(inputs, HIDDEN), norse.LIFBoxCell(), nn.Linear(HIDDEN, HIDDEN), norse.LIFBoxCell()]
-    network = norse.SequentialState(*cells, nn.Linear(HIDDEN, CLASSES))
+    network = norse.SequentialState(*cells, nn.Linear(HIDDEN, CLASSES)).to(device)
 
     def outputs(sequence: Tensor) -> Tensor:
         state = None
@@ -135,35 +136,44 @@ def norse_bptt(inputs: int) -> Train:
     return sequence_training(network, outputs)
 
 
-PEERS: dict[str, tuple[str, str, Callable[[int], Train]]] = {  # name: package, rule, network
-    "spikingjelly FPTT": ("spikingjelly", "fptt", spikingjelly_fptt),
-    "spikingjelly BPTT": ("spikingjelly", "bptt", spikingjelly_bptt),
-    "snntorch BPTT": ("snntorch", "bptt", snntorch_bptt),
-    "norse BPTT": ("norse", "bptt", norse_bptt),
+PEERS: dict[str, tuple[str, Callable[[int, str], Train]]] = {  # name: package, network
+    "spikingjelly FPTT": ("spikingjelly", spikingjelly_fptt),
+    "spikingjelly BPTT": ("spikingjelly", spikingjelly_bptt),
+    "snntorch BPTT": ("snntorch", snntorch_bptt),
+    "norse BPTT": ("norse", norse_bptt),
 }
 
 
-def compare(inputs: int, steps: int, repeats: int) -> dict[str, Any]:
+def compare(inputs: int, steps: int, repeats: int, device: str) -> dict[str, Any]:
     torch.manual_seed(0)
-    sequence, target = torch.rand(steps, BATCH, inputs), torch.randint(0, CLASSES, (BATCH,))
+    sequence, target = torch.rand(steps, BATCH, inputs, device=device), torch.randint(0, CLASSES, (BATCH,), device=device)
     rules: tuple[Rule, ...] = ("fptt", "bptt")
-    runs = {f"fptt {rule.upper()}": ours(rule, own_network(inputs), steps, True) for rule in rules}
-    runs |= {f"fptt {rule.upper()}, eager": ours(rule, own_network(inputs), steps, False) for rule in rules}
-    for name, (package, _, make) in PEERS.items():
+    runs = {f"fptt {rule.upper()}": ours(rule, own_network(inputs).to(device), steps, True) for rule in rules}
+    runs |= {f"fptt {rule.upper()}, eager": ours(rule, own_network(inputs).to(device), steps, False) for rule in rules}
+    for name, (package, make) in PEERS.items():
         try:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             print(f"{package} is not installed: left out")
             continue
-        runs[name] = make(inputs)
+        train = make(inputs, device)
+        try:
+            train(sequence, target)
+        except Exception as error:  # of whatever kind: another library's, such as a kernel that it cannot build here
+            print(f"{name} does not run ({type(error).__name__}: {error}): left out")
+            continue
+        runs[name] = train
     if "spikingjelly FPTT" in runs:
-        runs["fptt FPTT, spikingjelly's network"] = ours("fptt", Stepped(spikingjelly_network(inputs, "s")), steps, True)
+        network = Stepped(spikingjelly_network(inputs, "s").to(device))
+        runs["fptt FPTT, spikingjelly's network"] = ours("fptt", network, steps, True)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 2):
+    for repeat in range(repeats + WARM_UP):
         for name, train in runs.items():
             start = time.perf_counter()
             train(sequence, target)
-            if repeat > 1:
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if repeat >= WARM_UP:
                 times[name].append(time.perf_counter() - start)
     ratios = {}
     for name in runs:
@@ -181,20 +191,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, default=Path("results/peers"))
     options = parser.parse_args()
     prepare_cpu(options.threads)
     rows = []
     for inputs, steps in ((28, 28), (784, 20)):
-        rows.append(compare(inputs, steps, options.repeats))
+        rows.append(compare(inputs, steps, options.repeats, options.device))
         print(json.dumps(rows[-1], indent=1), flush=True)
     packages = {}
-    for package, _, _ in PEERS.values():
+    for package, _ in PEERS.values():
         try:
             packages[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    write_record(options.out, {"threads": options.threads, "peers": packages, "rows": rows})
+    write_record(options.out, {"threads": options.threads, "peers": packages, "rows": rows}, options.device)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fptt import cli
+from fptt.kernels import blocks, dispatch
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +113,32 @@ def run(tmp_path, monkeypatch, capsys):
         return status, out, err
 
     return call
+
+
+@pytest.fixture
+def device():
+    """Where kernels run: on a GPU, or in the process of kernels/test_interpreted.py; tests skip elsewhere."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if not blocks.INSTALLED or not (interpreted or torch.cuda.is_available()):
+        pytest.skip("kernels: needs Triton and a GPU; test_interpreted.py runs this without the GPU")
+    return "cpu" if interpreted else "cuda"
+
+
+@pytest.fixture
+def eager():
+    """eager(function, *arguments) -> its result without kernels."""
+
+    def call(function, *arguments):
+        with mock.patch.object(dispatch, "runs", lambda x: False):
+            return function(*arguments)
+
+    return call
+
+
+@pytest.fixture
+def kernels(monkeypatch, device):
+    """Layers take the kernels wherever these are."""
+    monkeypatch.setattr(dispatch, "runs", lambda x: True)
 
 
 class Reads(TorchDispatchMode):

@@ -23,7 +23,7 @@ from fptt.report.reading import read
 NUMBER = re.compile(
     r"(?<![\w.,/^-])(?:1/)?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\w|\.\d)|(?<![\w.,/^-])(?:1/)?\d+(?:\.\d+)?(?!\w|-|\.\d)"
 )
-UNIT = re.compile(r"\s*(%|MB|GB|ms|s|min|minutes|hours|million|times|events|frames a second|nJ)(?!\w)")
+UNIT = re.compile(r"\s*(%|MB|GB|ms|us|s|min|minutes|hours|million|times|events|frames a second|nJ)(?!\w)")
 JOINT = re.compile(r"\s*(?:±|to|and|,|of)\s*")  # "4.0 and 4.6 %": what follows the last number holds for all
 SETTING = re.compile(
     r"\d+ x \d+|\d+(?:-\d+){2,}|\b[A-Z] = [\d,]+|\b(?:19|20)\d\d\b|\bIoU [\d.]+|\bbatch(?: of)? \d+|\bwidth \d+"
@@ -34,6 +34,7 @@ KINDS = {  # of each unit: the names of the values that may have it, and what ma
     "MB": (r"_mb$", 1),
     "GB": (r"_mb$", 1e-3),
     "ms": (r"_ms", 1),
+    "us": (r"_us", 1),
     **{unit: (r"_s$|seconds", 1 / seconds) for unit, seconds in {"s": 1, "min": 60, "minutes": 60, "hours": 3600}.items()},
     "times": (r"times|_over_", 1),
     "frames a second": (r"frames_per_second", 1),
@@ -42,7 +43,7 @@ KINDS = {  # of each unit: the names of the values that may have it, and what ma
     "error": (r"mse$", 1),
     "": (r"", 1),
 }
-NO_SHARES = re.compile(r"loss|mse|_s$|seconds|_ms|_mb|lr|alpha|beta")  # what is no share, though it lies between 0 and 1
+NO_SHARES = re.compile(r"loss|mse|_s$|seconds|_ms|_us|_mb|lr|alpha|beta")  # what is no share, though it lies between 0 and 1
 PERCENT = re.compile(r"voc_|coco_|published|per_class")  # shares that are per cent in their record
 
 

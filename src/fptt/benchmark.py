@@ -252,7 +252,7 @@ def provenance(command: str, device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def write_record(out: Path, result: dict[str, Any]) -> None:
+def write_record(out: Path, result: dict[str, Any], device: str = "cpu") -> None:
     """OUT.json of a script: ``result``, and what it says of itself."""
-    record = {**provenance(shlex.join(["python", *sys.argv])), **result}
+    record = {**provenance(shlex.join(["python", *sys.argv]), device), **result}
     out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fptt.kernels import dispatch
 from fptt.neurons import Neuron, NeuronState
 
 
@@ -48,6 +49,23 @@ class BatchNormThroughTime(nn.Module):
             self.running_mean.index_copy_(0, row, mean.unsqueeze(0))
             self.running_var.index_copy_(0, row, var.unsqueeze(0))
         return x
+
+    def through(self, x: Tensor, step: Tensor) -> Tensor:
+        """``forward`` for all of some steps at once, ``x`` [steps, batch, features], from ``step`` on."""
+        index = step + torch.arange(len(x), device=x.device)
+        if not self.training:
+            index = torch.minimum(index, self.trained_steps - 1)
+            mean, var = self.running_mean[index], self.running_var[index]
+        else:
+            index = index.clamp(max=self.time_steps - 1)
+            var, mean = torch.var_mean(x, dim=1, correction=0)
+            with torch.no_grad():
+                unbiased = var * (x.shape[1] / (x.shape[1] - 1))
+                for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+                    running.index_copy_(0, index, torch.lerp(running[index], new, self.momentum))
+                self.trained_steps.copy_(torch.maximum(self.trained_steps, index[-1] + 1))
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return (x - mean.unsqueeze(1)) * scale.unsqueeze(1) + self.bias
 
 
 class LayerState(NamedTuple):
@@ -96,6 +114,9 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState]:
         neuron, step = self.initial_state(x) if state is None else state
+        if dispatch.applies(self, x, neuron):
+            neuron = dispatch.layer_step(self, x, neuron)
+            return neuron.z, LayerState(neuron, None)
         current = self.synapse(x)
         if self.norm is not None:
             current = self.norm(current, step)
@@ -109,13 +130,21 @@ class Layer(nn.Module):
 
 
 def dense(
-    inputs: int, neuron: Neuron, features: int, *, recurrent: bool = False, norm_steps: int | None = None, gamma: float = 0.1
+    inputs: int,
+    neuron: Neuron,
+    features: int,
+    *,
+    recurrent: bool = False,
+    norm_steps: int | None = None,
+    norm_recurrent: bool = True,
+    gamma: float = 0.1,
 ) -> Layer:
     """A dense layer of ``features`` neurons, recurrent on request.
 
     Args:
         inputs: size of the input [batch, inputs].
         norm_steps: steps of batch norm through time (one on the input's and one on the recurrent current); None for none.
+        norm_recurrent: False for none on the recurrent current.
         gamma: initial scale of those norms.
     """
     synapse = nn.Linear(inputs, features)
@@ -129,7 +158,9 @@ def dense(
     def norm() -> BatchNormThroughTime | None:
         return None if norm_steps is None else BatchNormThroughTime(features, norm_steps, gamma)
 
-    return Layer(synapse, neuron, recurrent=feedback, norm=norm(), recurrent_norm=norm() if recurrent else None)
+    return Layer(
+        synapse, neuron, recurrent=feedback, norm=norm(), recurrent_norm=norm() if recurrent and norm_recurrent else None
+    )
 
 
 def convolutional(

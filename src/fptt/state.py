@@ -89,5 +89,5 @@ def firing_rate(state: State) -> Tensor:
     """Spikes per neuron and step, over all spiking layers (scalar tensor, on the device; NaN for a model without spikes)."""
     layers = [z.detach() for z in spikes(state)]
     if not layers:
-        return torch.tensor(float("nan"))
+        return torch.full((), float("nan"), device=next((leaf.device for leaf in leaves(state)), None))
     return torch.stack([z.sum() for z in layers]).sum() / sum(z.numel() for z in layers)

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from fptt import state as states
 from fptt.errors import InputError
+from fptt.learning.captured import part_ends
 from fptt.learning.eprop import EProp, Feedback
 from fptt.learning.fptt import FPTT
 from fptt.learning.losses import StepLoss
 from fptt.learning.ottt import OTTT
-from fptt.learning.rules import Rule, SequenceTrainer, part_ends, unchanged_buffers
+from fptt.learning.rules import Rule, SequenceTrainer, unchanged_buffers
 
 STEP_ALONE = ("fptt", "sltt", "ottt", "eprop")
 

@@ -70,7 +70,8 @@ class Group:
     def like(self, key: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return value.detach().double() if key in COUNTERS else self.flat.buffer()
+        device = self.flat.parameters[0].device  # optimizers leave counters on the host, where a GPU would wait for them
+        return value.detach().to(device, torch.float64) if key in COUNTERS else self.flat.buffer()
 
     def attach(self) -> None:
         """Make parameters and states views of the buffers, taking over their values where they are not (any more)."""
@@ -96,5 +97,6 @@ class Group:
         for optimizer, buffers in zip(self.optimizers, self.tensors["states"], strict=True):
             for key, buffer in buffers.items():
                 if key in COUNTERS:
+                    value = buffer.to(optimizer.state[self.flat.parameters[0]][key].device)  # one wait, not one for each
                     for p in self.flat.parameters:
-                        optimizer.state[p][key].copy_(buffer)
+                        optimizer.state[p][key].copy_(value)

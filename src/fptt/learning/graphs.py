@@ -36,6 +36,9 @@ ELEMENTWISE = (
 )
 UNROLLED = 8  # the longest reduction that Inductor computes in place
 LARGE = 2**15  # weights: tensors from this size on are swept by themselves, smaller ones together
+OPTIONS: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
+CUDA_OPTIONS: dict[str, Any] = {**OPTIONS, "combo_kernels": True, "shape_padding": False}  # kernels that could be one, are one
+JOINED = 64  # gradients: so many are joined on their way into the update, and not by a kernel each
 LIMIT = 8  # graphs of one trainer; more would mean that a setting changes at every step
 
 aten = torch.ops.aten
@@ -75,8 +78,9 @@ class Compiled:
                 raise NotImplementedError(f"{type(getattr(optimizer, 'base', optimizer)).__name__} is not elementwise")
             for number, settings in enumerate(optimizer.param_groups):
                 used = [p for p in settings["params"] if p in optimizer.state]  # those that have had a gradient
-                small = [p for p in used if p.numel() < LARGE]
-                for parameters in (*([p] for p in used if p.numel() >= LARGE), small):
+                apart = [not p.is_cuda and p.numel() >= LARGE for p in used]
+                together = [p for p, alone in zip(used, apart, strict=True) if not alone]
+                for parameters in (*([p] for p, alone in zip(used, apart, strict=True) if alone), together):
                     if parameters:
                         self.groups.append(Group(optimizer, number, parameters))
             self.__enter__()
@@ -122,19 +126,22 @@ class Compiled:
             return function(list(tensors[:count]), pytree.tree_unflatten(list(tensors[count:]), structure))
 
         examples = [copied(t) for t in (*arguments, *self.tensors)]
+        on_gpu = any(isinstance(t, Tensor) and t.is_cuda for t in examples)
+        few = all(len(group.flat.parameters) <= JOINED for group in self.groups)
+        options = {**CUDA_OPTIONS, "force_pointwise_cat": few} if on_gpu else OPTIONS
         with mock.patch("torch.compiler.is_compiling", lambda: True):  # optimizers then keep their counters on the device
             graph = make_fx(flat, decomposition_table=DECOMPOSITIONS)(*examples)
         for node in reversed(list(graph.graph.nodes)):
             if "profiler" in str(node.target):
                 graph.graph.erase_node(node)
-            elif _is_number(node):
+            elif _is_number(node) and (not on_gpu or node.meta["val"].dtype == torch.float64):
                 _compute_once(graph.graph, node)
         products.through_onednn(graph.graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch, to itself
-            return torch._inductor.compile(graph, examples, options={"size_asserts": False, "alignment_asserts": False})
+            return torch._inductor.compile(graph, examples, options=options)
 
     def update(self, groups: list[dict[str, Any]], gradients: dict[int, Tensor]) -> None:
         """``optimizer.step()`` on flat tensors, for the gradients by ``id`` of their parameters."""
@@ -166,19 +173,25 @@ class CompiledUpdate(Compiled):
     def step(self) -> None:
         if self.works and not self.groups and self.optimizer.state:
             self.prepare()
-        run = None
+        done = False
         if self.groups:
             with self:
-                gradients = {id(p): p.grad for group in self.groups for p in group.flat.parameters}
-                if gradients.keys() != {id(p) for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None}:
-                    self.give_up(NotImplementedError("not the same parameters have a gradient at each step"))
-                else:
-                    arguments = list(gradients.values())
-                    run = self.graph(self.settings, self._update, arguments)
-                if run is not None:
-                    run(*arguments, *self.tensors)
-        if run is None:
+                done = self.apply()
+        if not done:
             self.optimizer.step()
+
+    @torch.no_grad()
+    def apply(self) -> bool:
+        """``step`` within ``with self``; False where it is left to the optimizer."""
+        gradients = {id(p): p.grad for group in self.groups for p in group.flat.parameters}
+        if gradients.keys() != {id(p) for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None}:
+            self.give_up(NotImplementedError("not the same parameters have a gradient at each step"))
+            return False
+        arguments = list(gradients.values())
+        run = self.graph(self.settings, self._update, arguments)
+        if run is not None:
+            run(*arguments, *self.tensors)
+        return run is not None
 
     def _update(self, gradients: list[Tensor], static: Any) -> tuple[Tensor, ...]:
         parameters = [p for group in self.groups for p in group.flat.parameters]

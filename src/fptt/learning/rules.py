@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from fptt import state as states
+from fptt.learning.captured import CapturedParts, captures, numbered, part_ends
 from fptt.learning.fptt import FPTT, Form
 from fptt.learning.graphs import CompiledUpdate, or_eager
 from fptt.learning.losses import StepLoss
@@ -84,11 +85,6 @@ def make_optimizer(
     return base
 
 
-def part_ends(time_steps: int, parts: int) -> list[int]:
-    """The last time step of each part; the parts are as equal as can be and the last one always ends the sequence."""
-    return [(p + 1) * time_steps // parts - 1 for p in range(parts)]
-
-
 @dataclass
 class Piece:
     """Some samples of a batch on their way through the sequence."""
@@ -141,8 +137,11 @@ class SequenceTrainer:
         self.accumulate, self.recompute, self.sampled = accumulate, recompute, sampled
         self.updates = parts if updates is None else updates
         self._step = (CompiledStep if isinstance(optimizer, FPTT) else CompiledGradient)(model, loss, optimizer)
-        self._update = CompiledUpdate(optimizer).step if isinstance(optimizer, FPTT) else optimizer.step
-        self._advance, self._several, self._finish = or_eager(self.advance), or_eager(self.several), or_eager(self.finish)
+        self.updater = CompiledUpdate(optimizer) if isinstance(optimizer, FPTT) else None
+        self._update = optimizer.step if self.updater is None else self.updater.step
+        self._captured = CapturedParts(self)
+        self._advance, self._several = or_eager(self.advance), or_eager(self.several)
+        self.compiled_finish = or_eager(self.finish)
 
     @property
     def graphs(self) -> int:
@@ -168,6 +167,27 @@ class SequenceTrainer:
         objective, criterion = self.loss(output, target, part)
         return objective, criterion, output.detach(), states.detach(state), states.firing_rate(state)
 
+    def part(
+        self, steps: Tensor, state: State, target: Tensor, number: Tensor, compiled: bool
+    ) -> tuple[Tensor, Tensor, Tensor, State, Tensor]:
+        """``finish`` for all ``steps`` of a part, with the sum of their firing rates.
+
+        At once, where the model has a way ``through`` them that is faster than one by one.
+        """
+        through = getattr(self.model, "through", None) if compiled and self.recompute is None and len(steps) > 1 else None
+        found = None if through is None else through(steps, state)
+        if found is not None:
+            output, state, rate = found
+            objective, criterion = self.loss(output, target, number)
+            return objective, criterion, output.detach(), states.detach(state), rate
+        rate = torch.zeros((), device=steps.device)
+        for segment in steps[:-1].split(self.recompute or len(steps)) if len(steps) > 1 else ():
+            state, z = self.through(segment, state, compiled)
+            rate = rate + z
+        finish = self.compiled_finish if compiled else self.finish
+        objective, criterion, output, state, z = finish(steps[-1], state, target, number)
+        return objective, criterion, output, state, rate + z
+
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
         """Train on ``sequence`` [time, batch, ...] towards ``target`` [batch, ...]."""
         updated = set(part_ends(self.parts, self.updates))
@@ -177,9 +197,15 @@ class SequenceTrainer:
             self.optimizer.zero_grad()
             state = states.initialise(self.model, sequence[0])
             return self._step.through(sequence, state, target, updated if own_updates else ())
-        numbers = torch.arange(self.parts, device=sequence.device)
         compiled = self.compiled and getattr(self.model, "traceable", True)
-        finish, update = (self._finish, self._update) if compiled else (self.finish, self.optimizer.step)
+        if captures(sequence) and compiled:
+            sequence = sequence.contiguous()
+            replayed = self._captured(sequence, target)
+            if replayed is not None:
+                output, criterion, total = replayed
+                return Trained(output, criterion, total / len(sequence))
+        numbers = numbered(self.parts, sequence.device)[:, 0]
+        update = self._update if compiled else self.optimizer.step
         parted = sequence.chunk(self.accumulate, 1), target.chunk(self.accumulate)
         pieces = [
             Piece(x, y, len(y) / len(target), states.initialise(self.model, x[0]), torch.zeros((), device=x.device))
@@ -193,10 +219,8 @@ class SequenceTrainer:
                 self.optimizer.zero_grad()
             for piece in pieces:
                 with torch.set_grad_enabled(part in learnt):
-                    for segment in piece.sequence[start:end].split(self.recompute or len(sequence)) if end > start else ():
-                        piece.state, z = self._through(segment, piece.state, compiled)
-                        piece.rate += z
-                    objective, *kept = finish(piece.sequence[end], piece.state, piece.target, numbers[part])
+                    steps = piece.sequence[start : end + 1]
+                    objective, *kept = self.part(steps, piece.state, piece.target, numbers[part], compiled)
                 if part in learnt:
                     (piece.share * objective).backward()
                 piece.criterion, piece.output, piece.state, z = kept
@@ -208,7 +232,7 @@ class SequenceTrainer:
         rate = torch.stack([piece.share * piece.rate for piece in pieces]).sum() / len(sequence)
         return Trained(torch.cat([piece.output for piece in pieces]), loss, rate)
 
-    def _through(self, segment: Tensor, state: State, compiled: bool) -> tuple[State, Tensor]:
+    def through(self, segment: Tensor, state: State, compiled: bool) -> tuple[State, Tensor]:
         """The state after the steps of ``segment`` [time, batch, ...] inside a part, and their firing rates' sum."""
         several, advance = (self._several, self._advance) if compiled else (self.several, self.advance)
         together = len(segment) // TOGETHER * TOGETHER if len(segment) >= WORTH_TOGETHER else 0

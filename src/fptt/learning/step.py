@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from fptt import state as states
-from fptt.learning.graphs import Compiled
+from fptt.learning.captured import Captured, NotCaptured, captures, numbered, stretches
+from fptt.learning.graphs import Compiled, warn_of_eager_training
 from fptt.learning.losses import StepLoss
 from fptt.state import State
 
@@ -53,6 +54,8 @@ class CompiledStep(Compiled):
         super().__init__(optimizer)
         self.model, self.loss = model, loss
         self.structure: Any = None  # of the state after the last eager step
+        self.settled: set[Any] = set()  # what graphs that serve every step of a sequence depend on, and where that lies
+        self.captured: dict[Any, Captured] = {}
 
     def through(self, sequence: Tensor, state: State, target: Tensor, updates: Collection[int] = ()) -> Trained:
         """Learn from every step of ``sequence`` [time, batch, ...], each of which is a part of the loss.
@@ -60,15 +63,69 @@ class CompiledStep(Compiled):
         ``updates`` are the steps after which the optimizer steps, where learning from a step is not an update itself.
         """
         rate = torch.zeros((), device=sequence.device)
-        for last in self.steps(sequence, state, target, updates):
+        if captures(sequence):
+            sequence = sequence.contiguous()  # as the steps are in a graph's memory
+        for last in self.replay(sequence, state, target, updates) or self.steps(sequence, state, target, updates):
             rate += last[2]
-        return Trained(last[0], last[1], rate / len(sequence))
+        return Trained(last[0].clone(), last[1].clone(), rate / len(sequence))
+
+    def replay(
+        self, sequence: Tensor, state: State, target: Tensor, updates: Collection[int]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]] | None:
+        """``steps`` on a GPU, a stretch of them at a time: the last one's output and criterion, and the sum of firing rates.
+
+        None elsewhere, and where no step of these shapes has been compiled and run before.
+        """
+        if not self.settled:
+            return None
+        leaves, structure = pytree.tree_flatten(state)
+        key = (structure, self.hyper(), *map(signature, (sequence[0], target, *leaves))), self.addresses()
+        if key not in self.settled:
+            return None
+        numbers = numbered(len(sequence), sequence.device)
+        pieces = list(stretches(len(sequence), updates))
+        try:
+            with self:
+                for first, last in pieces:
+                    if (key, last - first) not in self.captured:
+                        arguments = sequence[first : last + 1], numbers[first : last + 1], target, *leaves
+                        self.captured[key, last - first] = Captured(functools.partial(self._several, key[0]), arguments)
+        except NotCaptured as error:
+            warn_of_eager_training(error)
+            self.settled = set()
+            return None
+
+        def replay() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            state = leaves
+            with self:
+                for first, last in pieces:
+                    graph = self.captured[key, last - first]
+                    output, criterion, z, *state = graph(sequence[first : last + 1], numbers[first : last + 1], target, *state)
+                    if last in updates:
+                        self.optimizer.step()
+                        self.optimizer.zero_grad(set_to_none=False)
+                    yield output, criterion, z
+
+        return replay()
+
+    def addresses(self) -> tuple[int, ...]:
+        """Where a graph finds what it reads and writes beside its arguments."""
+        return tuple(t.data_ptr() for t in pytree.tree_leaves(self.static()) if isinstance(t, Tensor))
+
+    @torch.no_grad()
+    def _several(self, key: Any, steps: Tensor, numbers: Tensor, target: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """What is recorded of a stretch."""
+        rates = []
+        for x_t, number in zip(steps.unbind(), numbers.unbind(), strict=True):
+            output, criterion, z, *leaves = self.graphs[key](x_t, target, number[0], *leaves, *self.tensors)
+            rates.append(z)
+        return output, criterion, torch.stack(rates).sum(), *leaves
 
     def steps(
         self, sequence: Tensor, state: State, target: Tensor, updates: Collection[int] = ()
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """``through``, one step at a time: the output, the bare criterion and the firing rate of each."""
-        numbers = torch.arange(len(sequence), device=sequence.device)
+        numbers = numbered(len(sequence), sequence.device)[:, 0]
         leaves, structure = pytree.tree_flatten(state)
         run: Callable[..., Any] | None = None
         key: Any = None
@@ -80,6 +137,8 @@ class CompiledStep(Compiled):
                     before = key
                     key, run = self.graph_for(structure, arguments)
                     settled = run is not None and key == before
+                    if settled and captures(sequence):
+                        self.settled.add((key, self.addresses()))
                 if run is None:
                     state = pytree.tree_unflatten(leaves, structure)
                     output, criterion, z, state = self.between(sequence[t], state, target, numbers[t])

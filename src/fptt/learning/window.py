@@ -38,7 +38,7 @@ class WindowTrainer(SequenceTrainer):
 
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
         """Train on ``sequence`` [time, batch, ...] towards ``target`` [batch, ...]; one update per time step."""
-        finish, update = (self._finish, self._update) if self.compiled else (self.finish, self.optimizer.step)
+        finish, update = (self.compiled_finish, self._update) if self.compiled else (self.finish, self.optimizer.step)
         advance = self._advance if self.compiled else self.advance
         numbers = torch.arange(self.parts, device=sequence.device)
         rate = torch.zeros((), device=sequence.device)

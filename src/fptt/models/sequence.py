@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from fptt import layers
+from fptt.kernels import dispatch
 from fptt.layers import Layer, LayerState
 from fptt.neurons import LeakyReadout, make_neuron
 
@@ -57,8 +58,22 @@ class LayeredModel(nn.Module):
             after.append(layer_state)
         if self.readout is None:
             return self.output(after[-1].neuron.v), SequenceState(tuple(after), None)
-        output, readout = self.readout(self.output(x), readout)
+        if readout is not None and dispatch.applies_to_readout(self.output, self.readout, x):
+            output = readout = dispatch.readout_step(self.output, self.readout, x, readout)
+        else:
+            output, readout = self.readout(self.output(x), readout)
         return output, SequenceState(tuple(after), readout)
+
+    def through(self, steps: Tensor, state: SequenceState) -> tuple[Tensor, SequenceState, Tensor] | None:
+        """``forward`` for all of ``steps`` [steps, batch, *inputs] at once, where there is a faster way than one by one.
+
+        Returns the output and the state after the last of them, and the sum of their firing rates; None where there is none.
+        """
+        found = dispatch.through(self, steps, state)
+        if found is None:
+            return None
+        output, after, readout, rate = found
+        return output, SequenceState(tuple(LayerState(*layer) for layer in after), readout), rate
 
 
 class SequenceModel(LayeredModel):
@@ -72,6 +87,7 @@ class SequenceModel(LayeredModel):
         neuron: "ltc", "alif" or "lif".
         recurrent: every layer feeds its spikes back to itself.
         norm_steps: steps of batch norm through time in every layer, or None.
+        norm_recurrent: whether the recurrent currents have one as well, as those of the input do.
         readout: leak of the integrator that reads the last layer's spikes ("liquid", "learned", "fixed"), or "membrane":
             a linear map of the last layer's membrane potential.
         gamma: initial scale of the batch norms.
@@ -87,15 +103,15 @@ class SequenceModel(LayeredModel):
         neuron: str = "ltc",
         recurrent: bool = True,
         norm_steps: int | None = None,
+        norm_recurrent: bool = True,
         readout: Readout = "liquid",
         gamma: float = 0.1,
         **neuron_options: Any,
     ):
         sizes = (inputs, *hidden)
+        norm: dict[str, Any] = {"norm_steps": norm_steps, "norm_recurrent": norm_recurrent, "gamma": gamma}
         stack = [
-            layers.dense(
-                before, make_neuron(neuron, n, **neuron_options), n, recurrent=recurrent, norm_steps=norm_steps, gamma=gamma
-            )
+            layers.dense(before, make_neuron(neuron, n, **neuron_options), n, recurrent=recurrent, **norm)
             for before, n in zip(sizes, hidden, strict=False)
         ]
         super().__init__((inputs,), stack, sizes[-1], outputs, readout)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fptt.data import arrays
 from fptt.data.samples import Samples
 from fptt.errors import InputError
-from fptt.tasks.base import Task, option
+from fptt.tasks.base import Norm, Task, option
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Arrays(Task):
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
     lr: float = option(1e-2, "learning rate")
     schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
-    norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
+    norm: Norm = option("time", "batch norm: statistics per time step (input: not of recurrent currents), or shared")
 
     def __post_init__(self) -> None:
         if self.file is None:

@@ -23,6 +23,7 @@ from fptt.tasks.own import own_network
 from fptt.training.metrics import Metric, Totals
 from fptt.training.precision import Precision, check_precision
 
+Norm = Literal["none", "time", "input", "shared"]
 Recipes = dict[str, dict[str, Any]]  # settings by the name of a recipe
 SPIKING = ("neuron", "recurrent", "readout", "b0", "initial_v", "reset", "adaptive", "tau_m", "tau_adp")  # passed on to models
 OPTIMIZERS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -85,7 +86,8 @@ class Task:
     )
     weights: Weights = option("linear", "weight of the loss over the parts")
     auxiliary: AuxiliaryKind = option("none", "auxiliary distillation term of early parts")
-    norm: Literal["none", "time", "shared"] = option("none", "batch norm: statistics per time step, or the same for all")
+    norm: Norm = option("none", "batch norm: statistics per time step (input: not of recurrent currents), or shared")
+    gamma: float = option(0.1, "scale of the batch norms at the start")
     calibrate: int = option(0, "after each epoch, take the statistics of batch norms anew from so many batches")
     b0: float = option(0.1, "baseline threshold")
     adaptive: bool = option(True, "adaptive threshold (ALIF and LTC)")
@@ -217,13 +219,14 @@ class Task:
         """A fresh network of these settings."""
         if self.neuron in ("lstm", "rnn"):
             return RecurrentBaseline(self.inputs, self.hidden, self.outputs, self.neuron)
-        return SequenceModel(self.inputs, self.hidden, self.outputs, **self.spiking_options)
+        options = {"norm_recurrent": self.norm != "input", "gamma": self.gamma, **self.spiking_options}
+        return SequenceModel(self.inputs, self.hidden, self.outputs, **options)
 
     @property
     def spiking_options(self) -> dict[str, Any]:
         """Settings of a spiking network, by the names that all of ``fptt.models`` give them."""
         return {
-            "norm_steps": {"none": None, "time": self.time_steps, "shared": 1}[self.norm],
+            "norm_steps": {"none": None, "shared": 1}.get(self.norm, self.time_steps),
             "spike": surrogate.get(self.surrogate),
             **{key: getattr(self, key) for key in SPIKING},
         }

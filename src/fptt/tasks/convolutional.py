@@ -15,6 +15,7 @@ class ConvolutionalTask(Task):
     """Frames [batch, channels, height, width] at each time step, through convolutional, then dense layers."""
 
     inputs: ClassVar[Shape]  # type: ignore[assignment]
+    unused: ClassVar[tuple[str, ...]] = ("gamma",)
 
     channels: tuple[int, ...] = option((16, 32, 64), "channels of each convolutional layer, bottom first")
     pool: tuple[int, ...] = option((2, 2, 2), "max-pooling factor of each convolutional layer; 1 for none")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fptt.data import images
 from fptt.data.samples import Samples
-from fptt.tasks.base import Task, option
+from fptt.tasks.base import Norm, Task, option
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Digits(Task):
     lr: float = option(1e-2, "learning rate")
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
     schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
-    norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
+    norm: Norm = option("time", "batch norm: statistics per time step (input: not of recurrent currents), or shared")
     calibrate: int = option(20, "after each epoch, take the statistics of batch norms anew from so many batches")
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fptt.data import images
 from fptt.data.samples import Samples
 from fptt.errors import InputError
-from fptt.tasks.base import Recipes, Task, option
+from fptt.tasks.base import Norm, Recipes, Task, option
 
 
 @dataclass
@@ -19,7 +19,7 @@ class MNISTSequence(Task):
     validation_size: int = option(5000, "of the 60,000 training images, so many are held out for validation; 0 for none")
     training_size: int | None = option(None, "train on no more than so many of the remaining images")
     hidden: tuple[int, ...] = option((256, 256), "neurons of each layer, bottom first")
-    norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
+    norm: Norm = option("time", "batch norm: statistics per time step (input: not of recurrent currents), or shared")
 
     def sets(self) -> tuple[Samples, Samples, Samples]:
         train, validation, test = images.mnist(self.data_folder, self.validation_size)

@@ -37,7 +37,7 @@ class VOC(Task):
 
     name: ClassVar[str] = "voc"
     metric: ClassVar[Metric] = "map50"
-    unused: ClassVar[tuple[str, ...]] = ("network", "hidden", "recurrent", "auxiliary")
+    unused: ClassVar[tuple[str, ...]] = ("network", "hidden", "recurrent", "auxiliary", "gamma")
 
     train: voc.Training = option("07+12 trainval", "images to train on; '... train' holds their 'val' out for validation")
     folder: str | None = option(None, "in place of VOC, a folder of its layout with classes of your own")

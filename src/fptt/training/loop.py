@@ -17,6 +17,7 @@ import fptt
 from fptt import state as states
 from fptt.data.samples import Samples
 from fptt.errors import InputError
+from fptt.learning.captured import CapturedInference, captures
 from fptt.learning.fptt import FPTT
 from fptt.learning.graphs import or_eager
 from fptt.learning.online import make_trainer
@@ -202,6 +203,9 @@ class Trainer:
                 norm.momentum = 1 / number
             sequence = self.task.encode(x, generator).to(self.device)
             state = states.initialise(self.model, sequence[0])
+            if captures(sequence):
+                CapturedInference(self.infer, self.stepped)(sequence, state)
+                continue
             for x_t in sequence:
                 _, state, _ = self.infer(x_t, state)  # compiled, it would be so anew for every momentum
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -231,9 +235,14 @@ class Trainer:
         self.model.eval()
         totals = [self.task.totals(training=False) for _ in range(self.task.time_steps if every_step else 1)]
         infer = self._compiled_infer if self.trainer.compiled else self.infer
+        through = CapturedInference(self.infer, self.stepped)
         with self.averaged_weights():
             for sequence, y in self.sequences(samples):
                 state = states.initialise(self.model, sequence[0])
+                if captures(sequence) and not every_step:
+                    output, _, rate = through(sequence, state)
+                    totals[0].add(output, y, self.task.criterion(output, y), rate / len(sequence))
+                    continue
                 rate = torch.zeros((), device=self.device)
                 for t, x_t in enumerate(sequence, 1):
                     output, state, z = infer(x_t, state)

@@ -1,0 +1,243 @@
+"""All steps of a part of a sequence through a recurrent layer of LTC neurons, in one kernel of a GPU forward and one backward.
+
+Samples do not meet within a layer: a program takes a few of them through all steps, and what a step has to wait for is only
+this program's own last one. That is for rules that go back through several steps at once, FPTT-K and BPTT; the input currents
+of all steps, and the gradients of all weights, are each one product of large matrices.
+"""
+
+# ruff: noqa: PLR0917 - a kernel has as many arguments as it reads and writes
+# mypy: allow-untyped-defs, allow-incomplete-defs
+from __future__ import annotations  # those of kernels name Triton
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fptt.kernels.blocks import cdiv, jitted, load, load_transposed, multi_gaussian, power_of_two, precision, store
+from fptt.neurons import ADAPTATION_STRENGTH
+
+if TYPE_CHECKING:
+    import triton.language as tl
+else:
+    tl = None  # until the first kernel starts
+
+ROWS = 16  # samples of a program: the fewest that a product on tensor cores takes
+TERMS = 2**13  # of a matrix of weights, taken at once: as many as a processor has room for, twice and of four matrices
+STAGES = 2
+WIDEST = 256  # neurons of a layer, whose weights come from the cache at every step
+
+
+def scan_forward(
+    X, V, Z, A, current, a_out, r_out, u_out, R, Wc, c, Wv, Wb,
+    steps, B, b0,
+    H: tl.constexpr, STRENGTH: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """States V, Z and A (the adaptation) are [steps + 1, B, H], of which the first is given; all else [steps, B, H]."""
+    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    n = tl.arange(0, COLUMNS)
+    size = B.to(tl.int64) * H
+    of_a = tl.load(c + n, mask=n < H, other=0.0)[None, :]
+    of_r = tl.load(c + H + n, mask=n < H, other=0.0)[None, :]
+    v, z, b = load(V, m, n, H, B, H), load(Z, m, n, H, B, H), load(A, m, n, H, B, H)
+    for t in range(steps):
+        at = t * size
+        x = load(X + at, m, n, H, B, H)
+        a = tl.zeros([ROWS, COLUMNS], tl.float32) + of_a
+        r = tl.zeros([ROWS, COLUMNS], tl.float32) + of_r
+        for start in range(0, H, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            x = tl.dot(load(Z + at, m, k, H, B, H), load_transposed(R, n, k, H, H, H), x, input_precision=PRECISION)
+            a = tl.dot(load(V + at, m, k, H, B, H), load_transposed(Wv, n, k, H, H, H), a, input_precision=PRECISION)
+            r = tl.dot(load(A + at, m, k, H, B, H), load_transposed(Wb, n, k, H, H, H), r, input_precision=PRECISION)
+        store(current + at, m, n, H, B, H, x)
+        tl.debug_barrier()  # other threads read what this one has written
+        for start in range(0, H, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            currents = load(current + at, m, k, H, B, H)
+            a = tl.dot(currents, load_transposed(Wc, n, k, H, H, H), a, input_precision=PRECISION)
+            r = tl.dot(currents, load_transposed(Wc + H * H, n, k, H, H, H), r, input_precision=PRECISION)
+        a, r = tl.sigmoid(a), tl.sigmoid(r)
+        b = r * b + (1 - r) * z
+        u = v + a * (x - v)
+        z = tl.where(u - (b0 + STRENGTH * b) > 0, 1.0, 0.0)
+        v = (1 - z) * u
+        store(a_out + at, m, n, H, B, H, a)
+        store(r_out + at, m, n, H, B, H, r)
+        store(u_out + at, m, n, H, B, H, u)
+        store(V + at + size, m, n, H, B, H, v)
+        store(Z + at + size, m, n, H, B, H, z)
+        store(A + at + size, m, n, H, B, H, b)
+        tl.debug_barrier()
+
+
+def scan_backward(
+    dV, dZ, dA, V, Z, A, current, a_in, r_in, u_in, R, Wc, Wv, Wb, D, dv_out, dz_out, db_out,
+    steps, B, b0,
+    H: tl.constexpr, STRENGTH: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_DV: tl.constexpr, HAS_DZ: tl.constexpr, HAS_DA: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """D [3, steps, B, H]: the gradients of both gates' logits and of the current; and those of the first state."""
+    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    n = tl.arange(0, COLUMNS)
+    size = B.to(tl.int64) * H
+    whole = steps * size
+    dv = tl.zeros([ROWS, COLUMNS], tl.float32)
+    dz = tl.zeros([ROWS, COLUMNS], tl.float32)
+    db = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for step in range(steps):
+        at = (steps - 1 - step) * size
+        if HAS_DV:
+            dv += load(dV + at + size, m, n, H, B, H)
+        if HAS_DZ:
+            dz += load(dZ + at + size, m, n, H, B, H)
+        if HAS_DA:
+            db += load(dA + at + size, m, n, H, B, H)
+        u, a, r = load(u_in + at, m, n, H, B, H), load(a_in + at, m, n, H, B, H), load(r_in + at, m, n, H, B, H)
+        fired = load(Z + at + size, m, n, H, B, H)
+        slope = multi_gaussian(u - (b0 + STRENGTH * load(A + at + size, m, n, H, B, H)))
+        d_spike = dz - u * dv
+        du = (1 - fired) * dv + slope * d_spike
+        db -= STRENGTH * slope * d_spike
+        through_a = du * (load(current + at, m, n, H, B, H) - load(V + at, m, n, H, B, H)) * a * (1 - a)
+        through_r = db * (load(A + at, m, n, H, B, H) - load(Z + at, m, n, H, B, H)) * r * (1 - r)
+        store(D + at, m, n, H, B, H, through_a)
+        store(D + whole + at, m, n, H, B, H, through_r)
+        tl.debug_barrier()  # other threads read what this one has written
+        dx = a * du
+        dv = (1 - a) * du
+        dz = (1 - r) * db
+        db = r * db
+        for start in range(0, H, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            of_a, of_r = load(D + at, m, k, H, B, H), load(D + whole + at, m, k, H, B, H)
+            dx = tl.dot(of_a, load(Wc, k, n, H, H, H), dx, input_precision=PRECISION)
+            dx = tl.dot(of_r, load(Wc + H * H, k, n, H, H, H), dx, input_precision=PRECISION)
+            dv = tl.dot(of_a, load(Wv, k, n, H, H, H), dv, input_precision=PRECISION)
+            db = tl.dot(of_r, load(Wb, k, n, H, H, H), db, input_precision=PRECISION)
+        store(D + 2 * whole + at, m, n, H, B, H, dx)
+        tl.debug_barrier()
+        for start in range(0, H, DEPTH):
+            k = start + tl.arange(0, DEPTH)
+            dz = tl.dot(load(D + 2 * whole + at, m, k, H, B, H), load(R, k, n, H, H, H), dz, input_precision=PRECISION)
+    store(dv_out, m, n, H, B, H, dv)
+    store(dz_out, m, n, H, B, H, dz)
+    store(db_out, m, n, H, B, H, db)
+
+
+@functools.cache
+def kernels() -> Any:
+    """The kernels, by name."""
+    return jitted(globals(), (scan_forward, scan_backward))
+
+
+def depth(features: int) -> int:
+    """Terms of a sum that are taken at once."""
+    return max(16, min(64, TERMS // power_of_two(features)))
+
+
+# Operators
+
+
+@torch.library.custom_op("fptt::ltc_scan", mutates_args=())
+def _scan(
+    X: Tensor, v: Tensor, z: Tensor, b: Tensor, R: Tensor, Wc: Tensor, c: Tensor, Wv: Tensor, Wb: Tensor,
+    b0: float, precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """States V, Z, A [steps + 1, B, H], and what the backward pass needs beside them [steps, B, H]: current, a, r, u."""
+    X, R, Wc, c, Wv, Wb = (t.contiguous() for t in (X, R, Wc, c, Wv, Wb))
+    steps, batch, features = X.shape
+    V, Z, A = (t.new_empty(steps + 1, batch, features) for t in (v, z, b))
+    for states, first in ((V, v), (Z, z), (A, b)):
+        states[0] = first
+    current, a, r, u = (torch.empty_like(X) for _ in range(4))
+    with torch.cuda.device_of(v):
+        kernels().scan_forward[(cdiv(batch, ROWS),)](
+            *(X, V, Z, A, current, a, r, u, R, Wc, c, Wv, Wb, steps, batch, b0, features, ADAPTATION_STRENGTH),
+            *(precision, ROWS, power_of_two(features), depth(features)),
+            num_warps=8 if features <= 128 else 16,
+            num_stages=STAGES,
+        )
+    return V, Z, A, current, a, r, u
+
+
+@_scan.register_fake
+def _(X, v, *rest):
+    steps, batch, features = X.shape
+    return *(X.new_empty(steps + 1, batch, features) for _ in range(3)), *(X.new_empty(X.shape) for _ in range(4))
+
+
+@torch.library.custom_op("fptt::ltc_scan_backward", mutates_args=())
+def _scan_backward(
+    dV: Tensor | None, dZ: Tensor | None, dA: Tensor | None, V: Tensor, Z: Tensor, A: Tensor, current: Tensor, a: Tensor,
+    r: Tensor, u: Tensor, R: Tensor, Wc: Tensor, Wv: Tensor, Wb: Tensor,
+    b0: float, precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of X, v, z, b, R, Wc, c, Wv, Wb."""
+    R, Wc, Wv, Wb = (t.contiguous() for t in (R, Wc, Wv, Wb))
+    given = [None if t is None else t.contiguous() for t in (dV, dZ, dA)]
+    steps, batch, features = current.shape
+    D = current.new_empty(3, steps, batch, features)
+    dv, dz, db = (current.new_empty(batch, features) for _ in range(3))
+    with torch.cuda.device_of(V):
+        kernels().scan_backward[(cdiv(batch, ROWS),)](
+            *(V if t is None else t for t in given),
+            *(V, Z, A, current, a, r, u, R, Wc, Wv, Wb, D, dv, dz, db, steps, batch, b0, features, ADAPTATION_STRENGTH),
+            precision,
+            *(t is not None for t in given),
+            *(ROWS, power_of_two(features), depth(features)),
+            num_warps=8 if features <= 128 else 16,
+            num_stages=STAGES,
+        )
+    through = D.view(3, -1, features)
+    before = [t[:steps].view(-1, features) for t in (V, Z, A)]
+    currents = current.view(-1, features)
+    dWc = torch.cat([through[0].T @ currents, through[1].T @ currents])
+    weights = through[2].T @ before[1], dWc, through[:2].sum(1).flatten(), through[0].T @ before[0], through[1].T @ before[2]
+    if dV is not None:
+        dv += dV[0]
+    if dZ is not None:
+        dz += dZ[0]
+    if dA is not None:
+        db += dA[0]
+    return D[2].clone(), dv, dz, db, *weights
+
+
+@_scan_backward.register_fake
+def _(dV, dZ, dA, V, Z, A, current, a, r, u, R, Wc, Wv, Wb, b0, precision):
+    state = (current.new_empty(current.shape[1:]) for _ in range(3))
+    return current.new_empty(current.shape), *state, *(R.new_empty(t.shape) for t in (R, Wc, Wc[:, 0], Wv, Wb))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *_, R, Wc, _, Wv, Wb, ctx.b0, ctx.precision = inputs
+    V, Z, A, current, a, r, u = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(current, a, r, u)
+    ctx.save_for_backward(V, Z, A, current, a, r, u, R, Wc, Wv, Wb)
+
+
+def _backward(ctx: Any, dV: Tensor | None, dZ: Tensor | None, dA: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    found = _scan_backward(dV, dZ, dA, *ctx.saved_tensors, ctx.b0, ctx.precision)
+    return *(g if needed else None for g, needed in zip(found, ctx.needs_input_grad, strict=False)), None, None
+
+
+_scan.register_autograd(_backward, setup_context=_save)
+
+
+def ltc_steps(
+    current: Tensor, v: Tensor, z: Tensor, b: Tensor, R: Tensor, Wc: Tensor, c: Tensor, Wv: Tensor, Wb: Tensor,
+    b0: float = 0.1,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """``ltc.ltc_step`` for several steps: v, z and b after each of them, [steps, batch, features].
+
+    Args:
+        current: what the input makes of the current at all steps, [steps, batch, features].
+        v, z, b: the state before the first step, [batch, features].
+        R, Wc, c, Wv, Wb, b0: as there.
+    """
+    V, Z, A, *_ = _scan(current, v, z, b, R, Wc, c, Wv, Wb, b0, precision())
+    return V[1:], Z[1:], A[1:]

@@ -1,0 +1,94 @@
+"""Which layers, readouts and tensors the kernels are for."""
+
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+
+from fptt import layers, surrogate
+from fptt.kernels import blocks, dispatch
+from fptt.models.sequence import SequenceModel
+from fptt.neurons import LeakyReadout, make_neuron
+
+OTHERS = {
+    "not recurrent": lambda: layers.dense(2, make_neuron("ltc", 4), 4),
+    "batch norm": lambda: layers.dense(2, make_neuron("ltc", 4), 4, recurrent=True, norm_steps=2),
+    "alif": lambda: layers.dense(2, make_neuron("alif", 4), 4, recurrent=True),
+    "fixed threshold": lambda: layers.dense(2, make_neuron("ltc", 4, adaptive=False), 4, recurrent=True),
+    "soft reset": lambda: layers.dense(2, make_neuron("ltc", 4, reset="soft"), 4, recurrent=True),
+    "other surrogate": lambda: layers.dense(2, make_neuron("ltc", 4, spike=surrogate.get("arctan")), 4, recurrent=True),
+    "other constants": lambda: layers.dense(
+        2, make_neuron("ltc", 4, spike=surrogate.get("multi_gaussian", 0.3)), 4, recurrent=True
+    ),
+    "own spike": lambda: layers.dense(2, make_neuron("ltc", 4, spike=lambda x: x.relu()), 4, recurrent=True),
+    "convolution": lambda: layers.convolutional(2, make_neuron("ltc", 4, convolutional=True), 4),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layers_run_as_they_are(name):
+    assert not dispatch.is_recurrent_ltc(OTHERS[name]())
+
+
+def test_a_layer_with_default_settings_is_recognised():
+    neuron = make_neuron("ltc", 4, spike=surrogate.get(), b0=0.5, tau_m=20)
+    assert dispatch.is_recurrent_ltc(layers.dense(2, neuron, 4, recurrent=True))
+
+
+@pytest.mark.parametrize("part", ["synapse", "recurrent", "neuron", "neuron.rates", "neuron.rates.from_current"])
+def test_who_looks_into_a_layer_sees_its_parts_called(part):
+    layer = layers.dense(2, make_neuron("ltc", 4), 4, recurrent=True)
+    handle = layer.get_submodule(part).register_forward_hook(lambda *_: None)
+    assert not dispatch.is_recurrent_ltc(layer)
+    handle.remove()
+    assert dispatch.is_recurrent_ltc(layer)
+
+
+def test_other_readouts_run_as_they_are():
+    linear = torch.nn.Linear(4, 3)
+    assert dispatch.is_liquid_readout(linear, LeakyReadout(3))
+    for output, readout in (
+        (linear, None),
+        (linear, LeakyReadout(3, "learned")),
+        (torch.nn.Sequential(torch.nn.Flatten(), linear), LeakyReadout(3)),
+        (torch.nn.Linear(4, 3, bias=False), LeakyReadout(3)),
+        (torch.nn.Linear(4, 100), LeakyReadout(100)),
+    ):
+        assert not dispatch.is_liquid_readout(output, readout)
+
+
+def test_only_plain_float32_on_a_gpu_runs_in_kernels(monkeypatch):
+    monkeypatch.setattr(blocks, "INSTALLED", True)
+    x = SimpleNamespace(is_cuda=True, dtype=torch.float32, dim=lambda: 2)
+    assert dispatch.runs(x)
+    assert not dispatch.runs(torch.zeros(2, 2))
+    assert not dispatch.runs(SimpleNamespace(is_cuda=True, dtype=torch.float64))
+    monkeypatch.setattr(blocks, "INSTALLED", False)
+    assert not dispatch.runs(x)
+    monkeypatch.setattr(blocks, "INSTALLED", True)
+    inside = []
+    torch.vmap(lambda t: (inside.append(dispatch.runs(x)), t)[1])(torch.zeros(2))
+    with mock.patch("torch.compiler.is_exporting", lambda: True):
+        inside.append(dispatch.runs(x))
+    torch.set_autocast_enabled("cuda", True)
+    inside.append(dispatch.runs(x))
+    torch.set_autocast_enabled("cuda", False)
+    assert inside == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "scanned"),
+    [
+        ({}, True),
+        ({"norm_steps": 5, "norm_recurrent": False}, True),
+        ({"norm_steps": 5}, False),  # samples meet in the norm of the recurrent current
+        ({"norm_steps": 1, "norm_recurrent": False}, False),  # whose statistics are those of one step after the other
+        ({"neuron": "alif"}, False),
+    ],
+)
+def test_layers_whose_samples_do_not_meet_can_take_several_steps_at_once(options, scanned):
+    (layer,) = SequenceModel(2, (4,), 3, **options).layers
+    assert dispatch.scannable(layer) == scanned
+    (wide,) = SequenceModel(2, (500,), 3).layers
+    assert not dispatch.scannable(wide)

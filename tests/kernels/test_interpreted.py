@@ -1,0 +1,28 @@
+"""Triton interprets from its import on or never: the tests of kernels in another process, where it does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fptt.kernels import blocks
+
+FILES = ("test_ltc_kernels.py", "test_scan_kernels.py")
+
+
+@pytest.mark.skipif(not blocks.INSTALLED, reason="needs Triton")
+@pytest.mark.parametrize("file", FILES)
+def test_in_the_interpreter(file):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).with_name(file))]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout and "skipped" not in done.stdout
+
+
+def test_triton_is_imported_by_the_first_kernel_alone():
+    code = "import sys, fptt.models.sequence; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
