@@ -92,3 +92,12 @@ def test_layers_whose_samples_do_not_meet_can_take_several_steps_at_once(options
     assert dispatch.scannable(layer) == scanned
     (wide,) = SequenceModel(2, (500,), 3).layers
     assert not dispatch.scannable(wide)
+
+
+def test_who_looks_into_a_layer_or_a_network_sees_every_step(monkeypatch):
+    model, x = SequenceModel(2, (4,), 3), torch.zeros(5, 6, 2)
+    monkeypatch.setattr(dispatch, "runs", lambda x: True)
+    for module in (model, *model.layers):
+        handle = module.register_forward_hook(lambda *_: None)
+        assert model.through(x, model.initial_state(x[0])) is None
+        handle.remove()

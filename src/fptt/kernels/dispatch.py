@@ -106,7 +106,7 @@ def through(model: Any, steps: Tensor, state: Any) -> tuple[Tensor, list[Any], T
         of the firing rates of the steps.
     """
     liquid = is_liquid_readout(model.output, model.readout)
-    if not liquid or not runs(steps[0]) or not all(map(scannable, model.layers)):
+    if not liquid or hooked(model) or not runs(steps[0]) or not all(map(scannable, model.layers)):
         return None
     after, spikes, neurons = [], [], 0
     x = steps
@@ -127,4 +127,5 @@ def through(model: Any, steps: Tensor, state: Any) -> tuple[Tensor, list[Any], T
 def scannable(layer: Any) -> bool:
     """Whether ``layer`` is one of LTC neurons whose samples do not meet within a step, but in the norm of its input."""
     per_step = layer.norm is None or layer.norm.time_steps > 1
-    return is_recurrent_ltc(layer, normed=True) and per_step and layer.synapse.out_features <= WIDEST
+    fits = is_recurrent_ltc(layer, normed=True) and layer.synapse.out_features <= WIDEST
+    return fits and per_step and not hooked(layer)

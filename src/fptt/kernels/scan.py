@@ -74,13 +74,13 @@ def scan_forward(
 
 
 def scan_backward(
-    dV, dZ, dA, V, Z, A, current, a_in, r_in, u_in, R, Wc, Wv, Wb, D, dv_out, dz_out, db_out,
+    dV, dZ, dA, V, Z, A, current, a_in, r_in, u_in, R, Wc, Wv, Wb, D, dx_out, dv_out, dz_out, db_out,
     steps, B, b0,
     H: tl.constexpr, STRENGTH: tl.constexpr, PRECISION: tl.constexpr,
     HAS_DV: tl.constexpr, HAS_DZ: tl.constexpr, HAS_DA: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """D [3, steps, B, H]: the gradients of both gates' logits and of the current; and those of the first state."""
+    """D [2, steps, B, H]: the gradients of both gates' logits; those of the currents [steps, B, H], and of the first state."""
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
     size = B.to(tl.int64) * H
@@ -118,11 +118,11 @@ def scan_backward(
             dx = tl.dot(of_r, load(Wc + H * H, k, n, H, H, H), dx, input_precision=PRECISION)
             dv = tl.dot(of_a, load(Wv, k, n, H, H, H), dv, input_precision=PRECISION)
             db = tl.dot(of_r, load(Wb, k, n, H, H, H), db, input_precision=PRECISION)
-        store(D + 2 * whole + at, m, n, H, B, H, dx)
+        store(dx_out + at, m, n, H, B, H, dx)
         tl.debug_barrier()
         for start in range(0, H, DEPTH):
             k = start + tl.arange(0, DEPTH)
-            dz = tl.dot(load(D + 2 * whole + at, m, k, H, B, H), load(R, k, n, H, H, H), dz, input_precision=PRECISION)
+            dz = tl.dot(load(dx_out + at, m, k, H, B, H), load(R, k, n, H, H, H), dz, input_precision=PRECISION)
     store(dv_out, m, n, H, B, H, dv)
     store(dz_out, m, n, H, B, H, dz)
     store(db_out, m, n, H, B, H, db)
@@ -180,30 +180,30 @@ def _scan_backward(
     R, Wc, Wv, Wb = (t.contiguous() for t in (R, Wc, Wv, Wb))
     given = [None if t is None else t.contiguous() for t in (dV, dZ, dA)]
     steps, batch, features = current.shape
-    D = current.new_empty(3, steps, batch, features)
+    D, dx = current.new_empty(2, steps, batch, features), torch.empty_like(current)
     dv, dz, db = (current.new_empty(batch, features) for _ in range(3))
     with torch.cuda.device_of(V):
         kernels().scan_backward[(cdiv(batch, ROWS),)](
             *(V if t is None else t for t in given),
-            *(V, Z, A, current, a, r, u, R, Wc, Wv, Wb, D, dv, dz, db, steps, batch, b0, features, ADAPTATION_STRENGTH),
+            *(V, Z, A, current, a, r, u, R, Wc, Wv, Wb, D, dx, dv, dz, db, steps, batch, b0, features, ADAPTATION_STRENGTH),
             precision,
             *(t is not None for t in given),
             *(ROWS, power_of_two(features), depth(features)),
             num_warps=8 if features <= 128 else 16,
             num_stages=STAGES,
         )
-    through = D.view(3, -1, features)
+    gates, currents = D.view(2, -1, features), current.view(-1, features)
     before = [t[:steps].view(-1, features) for t in (V, Z, A)]
-    currents = current.view(-1, features)
-    dWc = torch.cat([through[0].T @ currents, through[1].T @ currents])
-    weights = through[2].T @ before[1], dWc, through[:2].sum(1).flatten(), through[0].T @ before[0], through[1].T @ before[2]
+    dR = dx.view(-1, features).T @ before[1]
+    dWc = (gates.transpose(1, 2) @ currents).view(-1, features)
+    weights = dR, dWc, gates.sum(1).flatten(), gates[0].T @ before[0], gates[1].T @ before[2]
     if dV is not None:
         dv += dV[0]
     if dZ is not None:
         dz += dZ[0]
     if dA is not None:
         db += dA[0]
-    return D[2].clone(), dv, dz, db, *weights
+    return dx, dv, dz, db, *weights
 
 
 @_scan_backward.register_fake
