@@ -43,6 +43,18 @@ def test_later_steps_use_the_last_step_trained(trained):
     assert norm.trained_steps == 3
 
 
+@pytest.mark.parametrize("start", [0, 2])
+def test_several_steps_at_once_are_normalised_as_one_by_one(start):
+    together, one = BatchNormThroughTime(4, time_steps=6, gamma=0.5), BatchNormThroughTime(4, time_steps=6, gamma=0.5)
+    for training in (True, True, False):
+        together.train(training), one.train(training)
+        x = 3 * torch.randn(3 if training else 9, 8, 4) + 1  # in evaluation for longer than trained
+        expected = torch.stack([one(x_t, STEP(start + t)) for t, x_t in enumerate(x)])
+        torch.testing.assert_close(together.through(x, STEP(start)), expected)
+        for a, b in zip(together.buffers(), one.buffers(), strict=True):
+            torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("kind", ["lif", "alif", "ltc"])
 @pytest.mark.parametrize("build", ["dense", "recurrent", "convolutional"])
 def test_none_starts_a_sequence_as_the_initial_state_does(kind, build):

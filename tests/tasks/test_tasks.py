@@ -204,6 +204,13 @@ def test_time_constants_at_the_start_reach_the_neurons_of_every_kind_of_network(
     assert all(layer.neuron.rates[0].norm.bias.all() for layer in MNIST(tau_m=50.0).model().layers[:3])
 
 
+def test_batch_norms_are_of_both_currents_or_of_the_inputs_alone():
+    for norm, both in (("time", True), ("input", False)):
+        (layer,) = Digits(norm=norm, gamma=0.7).make_model().layers
+        assert (layer.recurrent_norm is not None) == both
+        assert layer.norm.time_steps == 8 and (layer.norm.weight == 0.7).all()
+
+
 def test_auxiliary_needs_classes():
     with pytest.raises(InputError, match="--auxiliary needs classes"):
         Adding(auxiliary="table").loss()
