@@ -81,7 +81,8 @@ class Trainer:
             self.model: nn.Module = task.make_model().to(self.device)
             self.loss = task.loss().to(self.device)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"device '{task.device}' cannot be used ({str(error).splitlines()[0]})") from None
+            reason = str(error).splitlines()[0]
+            raise InputError(f"device '{task.device}' cannot be used ({reason}): choose another with --device") from None
         base = task.base_optimizer(self.model)
         self.optimizer: Optimizer = make_optimizer(
             task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
