@@ -103,7 +103,8 @@ class SequenceTrainer:
 
     Args:
         model: any module with ``output, state = model(x_t, state)``; with an attribute ``traceable`` that is false it is only
-            compiled together with its loss and gradients.
+            compiled together with its loss and gradients. Where it has a method ``through(steps, state)``, all steps of a part
+            are taken by that when ``compiled``: output and state after the last, and the sum of firing rates, or None.
         loss: the loss at the end of each part; it has as many parts as this trainer.
         optimizer: see ``make_optimizer``.
         parts: number of parts of a sequence.
