@@ -156,8 +156,8 @@ def compare(inputs: int, steps: int, repeats: int, device: str) -> dict[str, Any
         except importlib.metadata.PackageNotFoundError:
             print(f"{package} is not installed: left out")
             continue
-        train = make(inputs, device)
         try:
+            train = make(inputs, device)
             train(sequence, target)
         except Exception as error:  # of whatever kind: another library's, such as a kernel that it cannot build here
             print(f"{name} does not run ({type(error).__name__}: {error}): left out")

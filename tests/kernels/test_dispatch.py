@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fptt import layers, surrogate
-from fptt.kernels import blocks, dispatch
+from fptt.kernels import blocks, dispatch, scan
 from fptt.models.sequence import SequenceModel
 from fptt.neurons import LeakyReadout, make_neuron
 
@@ -89,9 +89,20 @@ def test_only_plain_float32_on_a_gpu_runs_in_kernels(monkeypatch):
 )
 def test_layers_whose_samples_do_not_meet_can_take_several_steps_at_once(options, scanned):
     (layer,) = SequenceModel(2, (4,), 3, **options).layers
-    assert dispatch.scannable(layer) == scanned
+    device = torch.device("cpu")  # of the interpreter
+    assert dispatch.scannable(layer, device) == scanned
     (wide,) = SequenceModel(2, (500,), 3).layers
-    assert not dispatch.scannable(wide)
+    assert not dispatch.scannable(wide, device)
+
+
+@pytest.mark.parametrize(
+    ("kib", "terms"), [(228, [64, 32]), (164, [64, 32]), (100, [32, 16]), (64, [16, 0])]
+)  # H100, A100, ...
+def test_kernels_take_at_once_what_a_processor_has_room_for(kib, terms, monkeypatch):
+    properties = SimpleNamespace(shared_memory_per_multiprocessor=kib * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert [scan.depth(features, torch.device("cuda")) for features in (128, 256)] == terms
+    assert all(scan.BYTES * 128 * t <= (kib - 1) * 1024 for t in terms[:1])
 
 
 def test_who_looks_into_a_layer_or_a_network_sees_every_step(monkeypatch):

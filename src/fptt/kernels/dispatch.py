@@ -13,7 +13,7 @@ from fptt import surrogate
 from fptt.kernels import blocks
 from fptt.kernels.ltc import ltc_step
 from fptt.kernels.readout import OUTPUTS, leaky_readout, readout_steps
-from fptt.kernels.scan import WIDEST, ltc_steps
+from fptt.kernels.scan import WIDEST, depth, ltc_steps
 from fptt.neurons import LeakyReadout, LiquidLinear, Neuron, NeuronState
 
 
@@ -106,7 +106,7 @@ def through(model: Any, steps: Tensor, state: Any) -> tuple[Tensor, list[Any], T
         of the firing rates of the steps.
     """
     liquid = is_liquid_readout(model.output, model.readout)
-    if not liquid or hooked(model) or not runs(steps[0]) or not all(map(scannable, model.layers)):
+    if not liquid or hooked(model) or not runs(steps[0]) or not all(scannable(layer, steps.device) for layer in model.layers):
         return None
     after, spikes, neurons = [], [], 0
     x = steps
@@ -124,8 +124,12 @@ def through(model: Any, steps: Tensor, state: Any) -> tuple[Tensor, list[Any], T
     return output, after, output, torch.stack(spikes).sum() / neurons
 
 
-def scannable(layer: Any) -> bool:
-    """Whether ``layer`` is one of LTC neurons whose samples do not meet within a step, but in the norm of its input."""
+def scannable(layer: Any, device: torch.device) -> bool:
+    """Whether ``layer`` is one of LTC neurons whose samples do not meet within a step, but in the norm of its input.
+
+    And not too large a one for a kernel, and this ``device``.
+    """
+    if not is_recurrent_ltc(layer, normed=True) or hooked(layer):
+        return False
     per_step = layer.norm is None or layer.norm.time_steps > 1
-    fits = is_recurrent_ltc(layer, normed=True) and layer.synapse.out_features <= WIDEST
-    return fits and per_step and not hooked(layer)
+    return per_step and layer.synapse.out_features <= WIDEST and depth(layer.synapse.out_features, device) > 0

@@ -24,8 +24,8 @@ else:
     tl = None  # until the first kernel starts
 
 ROWS = 16  # samples of a program: the fewest that a product on tensor cores takes
-TERMS = 2**13  # of a matrix of weights, taken at once: as many as a processor has room for, twice and of four matrices
 STAGES = 2
+BYTES = 17  # of shared memory for each weight of a matrix that is taken at once: of four matrices and two stages, backward
 WIDEST = 256  # neurons of a layer, whose weights come from the cache at every step
 
 
@@ -134,9 +134,13 @@ def kernels() -> Any:
     return jitted(globals(), (scan_forward, scan_backward))
 
 
-def depth(features: int) -> int:
-    """Terms of a sum that are taken at once."""
-    return max(16, min(64, TERMS // power_of_two(features)))
+def depth(features: int, device: torch.device) -> int:
+    """Terms of a sum that are taken at once: 16 to 64, as there is shared memory on ``device``; 0 where there is too little."""
+    room = 2**18  # of an interpreter
+    if device.type == "cuda":
+        room = torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor - 2**10  # which CUDA keeps
+    terms = room // BYTES // power_of_two(features)
+    return 0 if terms < 16 else min(64, 1 << (terms.bit_length() - 1))
 
 
 # Operators
@@ -157,7 +161,7 @@ def _scan(
     with torch.cuda.device_of(v):
         kernels().scan_forward[(cdiv(batch, ROWS),)](
             *(X, V, Z, A, current, a, r, u, R, Wc, c, Wv, Wb, steps, batch, b0, features, ADAPTATION_STRENGTH),
-            *(precision, ROWS, power_of_two(features), depth(features)),
+            *(precision, ROWS, power_of_two(features), depth(features, V.device)),
             num_warps=8 if features <= 128 else 16,
             num_stages=STAGES,
         )
@@ -188,7 +192,7 @@ def _scan_backward(
             *(V, Z, A, current, a, r, u, R, Wc, Wv, Wb, D, dx, dv, dz, db, steps, batch, b0, features, ADAPTATION_STRENGTH),
             precision,
             *(t is not None for t in given),
-            *(ROWS, power_of_two(features), depth(features)),
+            *(ROWS, power_of_two(features), depth(features, V.device)),
             num_warps=8 if features <= 128 else 16,
             num_stages=STAGES,
         )

@@ -18,6 +18,7 @@ from fptt.learning.graphs import warn_of_eager_training
 from fptt.state import State
 
 TOGETHER = 28  # time steps of a graph; more would spare little, and recording them takes longer
+RECORDED = "recorded as a CUDA graph"
 LONGEST = 1024  # time steps of a part that goes through backpropagation as one graph
 
 
@@ -125,7 +126,7 @@ class CapturedParts:
                         self.graphs[last - first] = graph, [p.grad for p in self.parameters]
             except NotCaptured as error:
                 self.works = False
-                warn_of_eager_training(error)
+                warn_of_eager_training(error, RECORDED)
                 return None
             for part, (first, last) in enumerate(pieces):
                 graph, gradients = self.graphs[last - first]
@@ -169,7 +170,7 @@ class CapturedInference:
             graph = self.graphs[key] = self.graphs[key] or Captured(function, arguments)
         except NotCaptured as error:
             self.works = False
-            warn_of_eager_training(error)
+            warn_of_eager_training(error, RECORDED)
             return function
         return graph
 

@@ -199,10 +199,10 @@ class CompiledUpdate(Compiled):
         return ()
 
 
-def warn_of_eager_training(error: Exception) -> None:
+def warn_of_eager_training(error: Exception, missing: str = "compiled") -> None:
     reason = (str(error).strip().splitlines() or [""])[0]
     cause = f"{type(error).__name__}: {reason}"
-    warnings.warn(f"fptt: the training step is not compiled, training goes on without ({cause})", stacklevel=4)
+    warnings.warn(f"fptt: the training step is not {missing}, training goes on without ({cause})", stacklevel=4)
 
 
 def or_eager(function: Callable[..., Any]) -> Callable[..., Any]:

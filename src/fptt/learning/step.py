@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from fptt import state as states
-from fptt.learning.captured import Captured, NotCaptured, captures, numbered, stretches
+from fptt.learning.captured import RECORDED, Captured, NotCaptured, captures, numbered, stretches
 from fptt.learning.graphs import Compiled, warn_of_eager_training
 from fptt.learning.losses import StepLoss
 from fptt.state import State
@@ -91,7 +91,7 @@ class CompiledStep(Compiled):
                         arguments = sequence[first : last + 1], numbers[first : last + 1], target, *leaves
                         self.captured[key, last - first] = Captured(functools.partial(self._several, key[0]), arguments)
         except NotCaptured as error:
-            warn_of_eager_training(error)
+            warn_of_eager_training(error, RECORDED)
             self.settled = set()
             return None
 
