@@ -34,7 +34,7 @@ CURRENT: Tiles = {
     "ieee": (Tile(64, 64, 16), Tile(64, 32, 16), Tile(32, 32, 16), Tile(16, 32, 16)),
 }
 NEURON: Tiles = {
-    "tf32": (Tile(64, 32, 32), Tile(32, 32, 64), Tile(16, 32, 64)),
+    "tf32": (Tile(64, 32, 32), Tile(16, 64, 64), Tile(16, 32, 64)),
     "tf32x3": (Tile(64, 32, 32), Tile(32, 32, 32), Tile(16, 32, 32)),
     "ieee": (Tile(64, 32, 16), Tile(32, 32, 16), Tile(16, 32, 16)),
 }
@@ -211,21 +211,22 @@ def input_tile(
 def ltc_products_backward(
     D, x, current, v, z, b, S, R, Wv, Wb, dS, dbias, dR, dWc, dc, dWv, dWb, dx, dv, dz, db,
     B, x_stride,
-    N: tl.constexpr, H: tl.constexpr, NEED_X: tl.constexpr, NEED_STATE: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, SUM_ROWS: tl.constexpr, SUM_COLUMNS: tl.constexpr,
+    N: tl.constexpr, H: tl.constexpr, FEW: tl.constexpr, NEED_X: tl.constexpr, NEED_STATE: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    SUM_ROWS: tl.constexpr, SUM_COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """All that is left once D is complete, a tile of one of the results in each program: in this order
 
     - gradients of weights, D^T [current, v, b, z, x];
     - those of input and state, D [S, Wv, Wb, R];
-    - those of biases, sums over D.
+    - those of biases, sums over D, and of the synapse where inputs are few.
     """
     program = tl.program_id(0)
     columns_h: tl.constexpr = (H + COLUMNS - 1) // COLUMNS
     columns_x: tl.constexpr = (N + COLUMNS - 1) // COLUMNS
     rows_h: tl.constexpr = (H + ROWS - 1) // ROWS
     each: tl.constexpr = rows_h * columns_h
-    to_s: tl.constexpr = 5 * each + rows_h * columns_x
+    to_s: tl.constexpr = 5 * each if FEW else 5 * each + rows_h * columns_x
     to_x = to_s + (B + ROWS - 1) // ROWS * columns_x if NEED_X else to_s
     each_state = (B + ROWS - 1) // ROWS * columns_h
     to_state = to_x + 3 * each_state if NEED_STATE else to_x
@@ -246,12 +247,21 @@ def ltc_products_backward(
         input_tile(D + which * H, right, out, (program - to_x) % each_state, B, H, H, True, PRECISION, ROWS, COLUMNS, DEPTH)
     else:
         j = (program - to_state) * SUM_COLUMNS + tl.arange(0, SUM_COLUMNS)
+        of_x = (j >= 2 * H) & (j < 3 * H)
         parts = tl.zeros([SUM_ROWS, SUM_COLUMNS], tl.float32)
         for start in range(0, B, SUM_ROWS):
             parts += load(D, start + tl.arange(0, SUM_ROWS), j, 3 * H, B, 3 * H)
         sums = tl.sum(parts, 0)
         tl.store(dc + j, sums, mask=j < 2 * H)
-        tl.store(dbias + j - 2 * H, sums, mask=(j >= 2 * H) & (j < 3 * H))
+        tl.store(dbias + j - 2 * H, sums, mask=of_x)
+        if FEW:
+            for i in tl.static_range(N):
+                parts = tl.zeros([SUM_ROWS, SUM_COLUMNS], tl.float32)
+                for start in range(0, B, SUM_ROWS):
+                    m = start + tl.arange(0, SUM_ROWS)
+                    x_i = tl.load(x + m * x_stride + i, mask=m < B, other=0.0)
+                    parts += load(D, m, j, 3 * H, B, 3 * H) * x_i[:, None]
+                tl.store(dS + (j - 2 * H) * N + i, tl.sum(parts, 0), mask=of_x)
 
 
 @functools.cache
@@ -328,11 +338,12 @@ def _step_backward(
         )
         t = tile(PRODUCTS_BACKWARD, precision, 5 * features, features)
         each, of_x = (cdiv(features, t.rows) * cdiv(width, t.columns) for width in (features, inputs))
-        programs = 5 * each + of_x + cdiv(3 * features, SUMS[1])
+        few = inputs < BROADCAST
+        programs = 5 * each + (0 if few else of_x) + cdiv(3 * features, SUMS[1])
         programs += cdiv(batch, t.rows) * (need_x * cdiv(inputs, t.columns) + 3 * need_state * cdiv(features, t.columns))
         kernels().ltc_products_backward[(programs,)](
             *(D, x, current, v, z, b, S, R, Wv, Wb, dS, dbias, dR, dWc, dc, dWv, dWb, dx, dv, dz, db, batch, x.stride(0)),
-            *(inputs, features, need_x, need_state, precision, t.rows, t.columns, t.depth, *SUMS),
+            *(inputs, features, few, need_x, need_state, precision, t.rows, t.columns, t.depth, *SUMS),
             num_warps=t.warps,
             num_stages=t.stages,
         )

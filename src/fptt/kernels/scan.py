@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from fptt.kernels import resident
 from fptt.kernels.blocks import cdiv, jitted, load, load_transposed, multi_gaussian, power_of_two, precision, store
 from fptt.neurons import ADAPTATION_STRENGTH
 
@@ -80,11 +82,10 @@ def scan_backward(
     HAS_DV: tl.constexpr, HAS_DZ: tl.constexpr, HAS_DA: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """D [2, steps, B, H]: the gradients of both gates' logits; those of the currents [steps, B, H], and of the first state."""
+    """D [steps, B, 2 H]: the gradients of both gates' logits; those of the currents [steps, B, H], and of the first state."""
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
     size = B.to(tl.int64) * H
-    whole = steps * size
     dv = tl.zeros([ROWS, COLUMNS], tl.float32)
     dz = tl.zeros([ROWS, COLUMNS], tl.float32)
     db = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -104,8 +105,8 @@ def scan_backward(
         db -= STRENGTH * slope * d_spike
         through_a = du * (load(current + at, m, n, H, B, H) - load(V + at, m, n, H, B, H)) * a * (1 - a)
         through_r = db * (load(A + at, m, n, H, B, H) - load(Z + at, m, n, H, B, H)) * r * (1 - r)
-        store(D + at, m, n, H, B, H, through_a)
-        store(D + whole + at, m, n, H, B, H, through_r)
+        store(D + 2 * at, m, n, 2 * H, B, H, through_a)
+        store(D + 2 * at + H, m, n, 2 * H, B, H, through_r)
         tl.debug_barrier()  # other threads read what this one has written
         dx = a * du
         dv = (1 - a) * du
@@ -113,7 +114,7 @@ def scan_backward(
         db = r * db
         for start in range(0, H, DEPTH):
             k = start + tl.arange(0, DEPTH)
-            of_a, of_r = load(D + at, m, k, H, B, H), load(D + whole + at, m, k, H, B, H)
+            of_a, of_r = load(D + 2 * at, m, k, 2 * H, B, H), load(D + 2 * at + H, m, k, 2 * H, B, H)
             dx = tl.dot(of_a, load(Wc, k, n, H, H, H), dx, input_precision=PRECISION)
             dx = tl.dot(of_r, load(Wc + H * H, k, n, H, H, H), dx, input_precision=PRECISION)
             dv = tl.dot(of_a, load(Wv, k, n, H, H, H), dv, input_precision=PRECISION)
@@ -158,14 +159,24 @@ def _scan(
     for states, first in ((V, v), (Z, z), (A, b)):
         states[0] = first
     current, a, r, u = (torch.empty_like(X) for _ in range(4))
+    columns, grid = power_of_two(features), (cdiv(batch, ROWS),)
+    kept = V, Z, A, current, a, r, u
     with torch.cuda.device_of(v):
-        kernels().scan_forward[(cdiv(batch, ROWS),)](
-            *(X, V, Z, A, current, a, r, u, R, Wc, c, Wv, Wb, steps, batch, b0, features, ADAPTATION_STRENGTH),
-            *(precision, ROWS, power_of_two(features), depth(features, V.device)),
-            num_warps=8 if features <= 128 else 16,
-            num_stages=STAGES,
-        )
-    return V, Z, A, current, a, r, u
+        if resident.fits(features, precision, V.device):
+            gates = F.linear(X, Wc, c)
+            resident.kernels().resident_forward[grid](
+                *(X, gates, *kept, R, Wc @ R, Wv, Wb, steps, batch, b0, features, ADAPTATION_STRENGTH, ROWS, columns),
+                num_warps=resident.warps(features),
+                num_stages=1,
+            )
+        else:
+            kernels().scan_forward[grid](
+                *(X, *kept, R, Wc, c, Wv, Wb, steps, batch, b0, features, ADAPTATION_STRENGTH),
+                *(precision, ROWS, columns, depth(features, V.device)),
+                num_warps=8 if features <= 128 else 16,
+                num_stages=STAGES,
+            )
+    return kept
 
 
 @_scan.register_fake
@@ -184,23 +195,33 @@ def _scan_backward(
     R, Wc, Wv, Wb = (t.contiguous() for t in (R, Wc, Wv, Wb))
     given = [None if t is None else t.contiguous() for t in (dV, dZ, dA)]
     steps, batch, features = current.shape
-    D, dx = current.new_empty(2, steps, batch, features), torch.empty_like(current)
+    D, dx = current.new_empty(steps, batch, 2 * features), torch.empty_like(current)
     dv, dz, db = (current.new_empty(batch, features) for _ in range(3))
+    columns, grid, has = power_of_two(features), (cdiv(batch, ROWS),), [t is not None for t in given]
+    kept = *(V if t is None else t for t in given), V, Z, A, current, a, r, u
+    fits = resident.fits(features, precision, V.device)
     with torch.cuda.device_of(V):
-        kernels().scan_backward[(cdiv(batch, ROWS),)](
-            *(V if t is None else t for t in given),
-            *(V, Z, A, current, a, r, u, R, Wc, Wv, Wb, D, dx, dv, dz, db, steps, batch, b0, features, ADAPTATION_STRENGTH),
-            precision,
-            *(t is not None for t in given),
-            *(ROWS, power_of_two(features), depth(features, V.device)),
-            num_warps=8 if features <= 128 else 16,
-            num_stages=STAGES,
-        )
-    gates, currents = D.view(2, -1, features), current.view(-1, features)
+        if fits:
+            peak = torch.stack([torch.linalg.vector_norm(t, torch.inf) for t in given if t is not None]).amax()
+            resident.kernels().resident_backward[grid](
+                *(*kept, R, Wc @ R, Wv, Wb, peak, D, dx, dv, dz, db, steps, batch, b0, features, ADAPTATION_STRENGTH),
+                *(*has, ROWS, columns),
+                num_warps=resident.warps(features),
+                num_stages=1,
+            )
+        else:
+            kernels().scan_backward[grid](
+                *(*kept, R, Wc, Wv, Wb, D, dx, dv, dz, db, steps, batch, b0, features, ADAPTATION_STRENGTH, precision),
+                *(*has, ROWS, columns, depth(features, V.device)),
+                num_warps=8 if features <= 128 else 16,
+                num_stages=STAGES,
+            )
+    gates, currents = D.view(-1, 2 * features), current.view(-1, features)
+    if fits:
+        dx = torch.addmm(dx.view(-1, features), gates, Wc).view(dx.shape)
     before = [t[:steps].view(-1, features) for t in (V, Z, A)]
-    dR = dx.view(-1, features).T @ before[1]
-    dWc = (gates.transpose(1, 2) @ currents).view(-1, features)
-    weights = dR, dWc, gates.sum(1).flatten(), gates[0].T @ before[0], gates[1].T @ before[2]
+    of_a, of_r = gates.T.chunk(2)
+    weights = dx.view(-1, features).T @ before[1], gates.T @ currents, gates.sum(0), of_a @ before[0], of_r @ before[2]
     if dV is not None:
         dv += dV[0]
     if dZ is not None:

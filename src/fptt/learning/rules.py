@@ -142,7 +142,7 @@ class SequenceTrainer:
         self._update = optimizer.step if self.updater is None else self.updater.step
         self._captured = CapturedParts(self)
         self._advance, self._several = or_eager(self.advance), or_eager(self.several)
-        self.compiled_finish = or_eager(self.finish)
+        self.compiled_finish, self._at_once = or_eager(self.finish), or_eager(self.at_once)
 
     @property
     def graphs(self) -> int:
@@ -168,6 +168,18 @@ class SequenceTrainer:
         objective, criterion = self.loss(output, target, part)
         return objective, criterion, output.detach(), states.detach(state), states.firing_rate(state)
 
+    def at_once(
+        self, steps: Tensor, state: State, target: Tensor, part: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, State, Tensor] | None:
+        """``finish`` for all ``steps`` of a part, with the sum of their firing rates, where the model has a way ``through``."""
+        through = getattr(self.model, "through", None)
+        found = None if through is None else through(steps, state)
+        if found is None:
+            return None
+        output, state, rate = found
+        objective, criterion = self.loss(output, target, part)
+        return objective, criterion, output.detach(), states.detach(state), rate
+
     def part(
         self, steps: Tensor, state: State, target: Tensor, number: Tensor, compiled: bool
     ) -> tuple[Tensor, Tensor, Tensor, State, Tensor]:
@@ -175,12 +187,10 @@ class SequenceTrainer:
 
         At once, where the model has a way ``through`` them that is faster than one by one.
         """
-        through = getattr(self.model, "through", None) if compiled and self.recompute is None and len(steps) > 1 else None
-        found = None if through is None else through(steps, state)
-        if found is not None:
-            output, state, rate = found
-            objective, criterion = self.loss(output, target, number)
-            return objective, criterion, output.detach(), states.detach(state), rate
+        if compiled and self.recompute is None and len(steps) > 1:
+            found = (self._at_once if captures(steps) else self.at_once)(steps, state, target, number)
+            if found is not None:
+                return found
         rate = torch.zeros((), device=steps.device)
         for segment in steps[:-1].split(self.recompute or len(steps)) if len(steps) > 1 else ():
             state, z = self.through(segment, state, compiled)
