@@ -5,8 +5,9 @@
 Two recurrent LTC layers of 256, one input, Adamax, clipping at 1. Writes OUT.json: medians of the step times, their ratios to
 the naive loop (medians of the ratios of neighbouring runs), and the share of matrix products in the compiled step, profiled.
 On a processor all flush denormal numbers, as fptt does; "naive, denormals kept" is the naive loop in a process that does not,
-as torch comes. On a GPU the record says beside it what no step can be faster than: its kernels, each as short as an empty one;
-the tensors of the update, passed through memory once; its multiplications, at the rate of one large product.
+as torch comes. On a GPU the naive loop and "eager" have torch's operators alone, "eager, kernels" has ours as well, and the
+record says beside it what no step can be faster than: its kernels, each as short as an empty one; the tensors of the update,
+passed through memory once; its multiplications, at the rate of one large product.
 """
 
 import argparse
@@ -18,12 +19,14 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from naive import NaiveFPTT
 from torch.profiler import profile
 
 from fptt.benchmark import Point, Sequences, write_record
+from fptt.kernels import dispatch
 from fptt.models.sequence import SequenceModel
 from fptt.training.precision import Precision, prepare_cpu
 
@@ -100,6 +103,16 @@ def naive(point: Point) -> Callable[[], Any]:
     return lambda: loop(sequence, target)
 
 
+def without_kernels(run: Callable[[], Any]) -> Callable[[], Any]:
+    """With torch's own operators alone."""
+
+    def plain() -> None:
+        with mock.patch.object(dispatch, "runs", lambda _: False):
+            run()
+
+    return plain
+
+
 def serve(pipe: Connection, point: Point, threads: int) -> None:
     """The naive loop, once for everything that comes through ``pipe``."""
     torch.set_num_threads(threads)
@@ -127,6 +140,8 @@ def compare(batch_size: int, repeats: int, threads: int, device: str) -> dict[st
     runs = {"naive": naive(point), "eager": eager.run}
     if device == "cpu":
         runs["naive, denormals kept"] = naive_elsewhere(point, threads)
+    else:
+        runs = {name: without_kernels(run) for name, run in runs.items()} | {"eager, kernels": eager.run}
     for name, precision in PRECISIONS.items():
         if device != "cpu" or precision != "tf32":
             runs[name] = Sequences(Point(**{**vars(point), "precision": precision})).run
