@@ -39,10 +39,11 @@ def own_network(inputs: int) -> nn.Module:
     return SequenceModel(inputs, (HIDDEN, HIDDEN), CLASSES, **options)
 
 
-def ours(rule: Rule, model: nn.Module, steps: int, compiled: bool) -> Train:
+def ours(rule: Rule, model: nn.Module, steps: int, compiled: bool, device: str) -> Train:
     parts = number_of_parts(rule, steps, None)
+    model.to(device)
     optimizer = make_optimizer(rule, torch.optim.Adamax(model.parameters(), lr=1e-3))
-    return SequenceTrainer(model, StepLoss(F.cross_entropy, parts), optimizer, parts, compiled)
+    return SequenceTrainer(model, StepLoss(F.cross_entropy, parts).to(device), optimizer, parts, compiled)
 
 
 def sequence_training(model: nn.Module, outputs: Callable[[Tensor], Tensor]) -> Train:
@@ -148,8 +149,8 @@ def compare(inputs: int, steps: int, repeats: int, device: str) -> dict[str, Any
     torch.manual_seed(0)
     sequence, target = torch.rand(steps, BATCH, inputs, device=device), torch.randint(0, CLASSES, (BATCH,), device=device)
     rules: tuple[Rule, ...] = ("fptt", "bptt")
-    runs = {f"fptt {rule.upper()}": ours(rule, own_network(inputs).to(device), steps, True) for rule in rules}
-    runs |= {f"fptt {rule.upper()}, eager": ours(rule, own_network(inputs).to(device), steps, False) for rule in rules}
+    runs = {f"fptt {rule.upper()}": ours(rule, own_network(inputs), steps, True, device) for rule in rules}
+    runs |= {f"fptt {rule.upper()}, eager": ours(rule, own_network(inputs), steps, False, device) for rule in rules}
     for name, (package, make) in PEERS.items():
         try:
             importlib.metadata.version(package)
@@ -164,8 +165,8 @@ def compare(inputs: int, steps: int, repeats: int, device: str) -> dict[str, Any
             continue
         runs[name] = train
     if "spikingjelly FPTT" in runs:
-        network = Stepped(spikingjelly_network(inputs, "s").to(device))
-        runs["fptt FPTT, spikingjelly's network"] = ours("fptt", network, steps, True)
+        network = Stepped(spikingjelly_network(inputs, "s"))
+        runs["fptt FPTT, spikingjelly's network"] = ours("fptt", network, steps, True, device)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + WARM_UP):
         for name, train in runs.items():

@@ -59,4 +59,5 @@ def test_restore_refuses_another_networks_state():
 def test_firing_rate_is_the_mean_over_all_neurons():
     state = [Pair(torch.ones(2, 3), None), {"deep": Pair(torch.zeros(2, 1), None)}]
     assert states.firing_rate(state).item() == pytest.approx(0.75)
-    assert torch.isnan(states.firing_rate(torch.ones(3)))
+    assert states.firing_rates([state, state]).item() == pytest.approx(1.5)
+    assert torch.isnan(states.firing_rate(torch.ones(3))) and torch.isnan(states.firing_rates([torch.ones(3)]))

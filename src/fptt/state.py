@@ -3,7 +3,7 @@
 A state is a pytree: tensors in named tuples, tuples, lists or dicts, with None where a part has no state.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +83,15 @@ def spikes(state: State) -> Iterator[Tensor]:
     elif isinstance(state, dict):
         for part in state.values():
             yield from spikes(part)
+
+
+def firing_rates(several: Sequence[State]) -> Tensor:
+    """The sum of the firing rates of some states of a model: on a GPU, at a fraction of what each costs by itself."""
+    layers = [z.detach() for state in several for z in spikes(state)]
+    if not layers:
+        return torch.stack([firing_rate(state) for state in several]).sum()
+    numbers = torch._foreach_norm(layers, 1, dtype=torch.promote_types(layers[0].dtype, torch.float32))  # of zeros and ones
+    return torch.stack(numbers).sum() * (len(several) / sum(z.numel() for z in layers))
 
 
 def firing_rate(state: State) -> Tensor:

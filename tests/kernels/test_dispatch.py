@@ -112,3 +112,13 @@ def test_who_looks_into_a_layer_or_a_network_sees_every_step(monkeypatch):
         handle = module.register_forward_hook(lambda *_: None)
         assert model.through(x, model.initial_state(x[0])) is None
         handle.remove()
+
+
+def test_kernels_are_left_out_of_exports_and_not_of_compiled_code():
+    class Asks(torch.nn.Module):
+        def forward(self, x):
+            return x + (1 if dispatch.exporting() else 2)
+
+    x = torch.zeros(2)
+    assert torch.compile(Asks(), backend="eager")(x)[0] == 2
+    assert torch.export.export(Asks(), (x,)).module()(x)[0] == 1

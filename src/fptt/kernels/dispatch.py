@@ -27,7 +27,12 @@ def runs(x: Tensor) -> bool:
     if not (blocks.INSTALLED and x.is_cuda and x.dtype == torch.float32 and x.dim() == 2):
         return False
     transformed = torch._C._functorch.maybe_current_level() is not None
-    return not (transformed or torch.is_autocast_enabled("cuda") or torch.compiler.is_exporting())
+    return not (transformed or torch.is_autocast_enabled("cuda") or exporting())
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` looks at this; torch 2.11 says so of what ``torch.compile`` looks at as well."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 def is_recurrent_ltc(layer: Any, normed: bool = False) -> bool:

@@ -115,11 +115,11 @@ class CompiledStep(Compiled):
     @torch.no_grad()
     def _several(self, key: Any, steps: Tensor, numbers: Tensor, target: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
         """What is recorded of a stretch."""
-        rates = []
+        passed = []
         for x_t, number in zip(steps.unbind(), numbers.unbind(), strict=True):
-            output, criterion, z, *leaves = self.graphs[key](x_t, target, number[0], *leaves, *self.tensors)
-            rates.append(z)
-        return output, criterion, torch.stack(rates).sum(), *leaves
+            output, criterion, _, *leaves = self.graphs[key](x_t, target, number[0], *leaves, *self.tensors)
+            passed.append(pytree.tree_unflatten(list(leaves), key[0]))
+        return output, criterion, states.firing_rates(passed), *leaves
 
     def steps(
         self, sequence: Tensor, state: State, target: Tensor, updates: Collection[int] = ()
@@ -146,6 +146,8 @@ class CompiledStep(Compiled):
                 else:
                     with torch.no_grad():
                         output, criterion, z, *leaves = run(*arguments, *self.tensors)
+                        if z is None:
+                            z = states.firing_rate(pytree.tree_unflatten(leaves, structure))
                 if t in updates:
                     self.optimizer.step()
                     self.optimizer.zero_grad(set_to_none=False)
@@ -231,7 +233,8 @@ class CompiledStep(Compiled):
         after, structure_after = pytree.tree_flatten(states.detach(state))
         if structure_after != structure:
             raise NotImplementedError("its state changes its structure from step to step")
-        return output.detach(), criterion, states.firing_rate(state), *after
+        rate = None if captures(x_t) else states.firing_rate(state)  # there it is taken of several steps together
+        return output.detach(), criterion, rate, *after
 
 
 class CompiledGradient(CompiledStep):
