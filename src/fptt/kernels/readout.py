@@ -78,9 +78,9 @@ def readout_weights_backward(
     H: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
-    """A tile of D_1^T z in each program; in the last, what is as small as the outputs."""
+    """A tile of D_1^T z in each program; in the last but one, what is as small as the outputs; in the last, sums over D."""
     n = tl.arange(0, PADDED)
-    if tl.program_id(0) < tl.num_programs(0) - 1:
+    if tl.program_id(0) < tl.num_programs(0) - 2:
         j = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
         of_z = tl.zeros([PADDED, COLUMNS], tl.float32)
         for start in range(0, B, DEPTH):
@@ -88,22 +88,24 @@ def readout_weights_backward(
             d_drive = load_transposed(D, k, n, 2 * PADDED, B, PADDED)
             of_z = tl.dot(d_drive, load(z, k, j, H, B, H), of_z, input_precision=PRECISION)
         store(dW, n, j, H, C, H, of_z)
-    else:
+    elif tl.program_id(0) == tl.num_programs(0) - 2:
         of_drive = tl.zeros([PADDED, PADDED], tl.float32)
         of_o = tl.zeros([PADDED, PADDED], tl.float32)
-        sums = tl.zeros([PADDED, DEPTH], tl.float32)
-        gate_sums = tl.zeros([PADDED, DEPTH], tl.float32)
         for start in range(0, B, DEPTH):
             k = start + tl.arange(0, DEPTH)
             d_logit = load_transposed(D + PADDED, k, n, 2 * PADDED, B, PADDED)
             of_drive = tl.dot(d_logit, load(drive, k, n, C, B, C), of_drive, input_precision=PRECISION)
             of_o = tl.dot(d_logit, load(before, k, n, C, B, C), of_o, input_precision=PRECISION)
-            sums += load_transposed(D, k, n, 2 * PADDED, B, PADDED)
-            gate_sums += d_logit
         store(dG, n, n, C, C, C, of_drive)
         store(dGo, n, n, C, C, C, of_o)
-        tl.store(dbias + n, tl.sum(sums, 1), mask=n < C)
-        tl.store(dg + n, tl.sum(gate_sums, 1), mask=n < C)
+    else:
+        j = tl.arange(0, 2 * PADDED)
+        parts = tl.zeros([2 * DEPTH, 2 * PADDED], tl.float32)
+        for start in range(0, B, 2 * DEPTH):
+            parts += load(D, start + tl.arange(0, 2 * DEPTH), j, 2 * PADDED, B, 2 * PADDED)
+        sums = tl.sum(parts, 0)
+        tl.store(dbias + j, sums, mask=j < C)
+        tl.store(dg + j - PADDED, sums, mask=(j >= PADDED) & (j < PADDED + C))
 
 
 def readout_scan(
@@ -201,7 +203,7 @@ def _readout_backward(
             num_warps=t.warps,
         )
         t = READOUT_WEIGHTS
-        kernels().readout_weights_backward[(cdiv(features, t.columns) + 1,)](
+        kernels().readout_weights_backward[(cdiv(features, t.columns) + 2,)](
             *(D, z, drive, o, dW, dbias, dG, dg, dGo, batch, features, outputs, precision, t.columns, t.depth, width),
             num_warps=t.warps,
             num_stages=t.stages,
