@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fptt import cli
+from fptt import cli, tasks
 from fptt import state as states
+from fptt.data.samples import Samples
 from fptt.learning.captured import TOGETHER, CapturedInference
 from fptt.learning.losses import StepLoss
 from fptt.learning.online import make_trainer
@@ -132,3 +133,22 @@ def test_a_run_on_a_gpu(tmp_path, monkeypatch):
     assert cli.main(["evaluate", "run"]) == 0
     summary = (tmp_path / "run" / "summary.json").read_text()
     assert '"test_accuracy": 0.8' in summary or '"test_accuracy": 0.9' in summary
+
+
+@pytest.mark.parametrize("task", ["smnist", "rmnist", "fashion"])
+def test_a_task_makes_the_same_sequences_there(task):
+    """Images go there once; what is drawn is drawn alike."""
+    x = torch.rand(3, 28, 28)
+    task = tasks.get(task)()
+    made = []
+    for device in ("cpu", "cuda"):
+        generator = torch.Generator().manual_seed(1)
+        images, _ = task.augmented(x.to(device), torch.zeros(3, device=device), generator)
+        made.append(task.encode(images, generator).cpu())
+    torch.testing.assert_close(*made)
+
+
+def test_samples_are_handed_out_where_they_lie():
+    samples = Samples(torch.rand(7, 2), torch.arange(7)).to(torch.device("cuda"))
+    shuffle = torch.Generator().manual_seed(1)
+    assert all(x.is_cuda and y.is_cuda for x, y in samples.batches(3, shuffle=shuffle))

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fptt import InputError
-from fptt.data.samples import Samples, split
+from fptt.data import samples
+from fptt.data.samples import Rows, Samples, split
 
 
 def numbered(n, name="set"):
@@ -62,3 +63,14 @@ def test_split_is_a_seeded_partition(case, seed):
 def test_split_leaves_something(size):
     with pytest.raises(InputError, match=f"cannot take {size} of 8 samples for b"):
         split(numbered(8), size, ("a", "b"))
+
+
+def test_a_set_goes_to_a_device_where_it_fits(monkeypatch):
+    device, x, y = torch.device("meta"), torch.rand(4, 2), torch.arange(4)
+    here = Samples(x, y, "train")
+    there = here.to(device)
+    assert there.x.is_meta and there.y.is_meta and there.name == "train"
+    in_a_file = Samples(Rows(x, torch.arange(4)), y)
+    assert in_a_file.to(device) is in_a_file
+    monkeypatch.setattr(samples, "NEAR", x.nbytes - 1)
+    assert here.to(device) is here

@@ -119,8 +119,11 @@ def repeated(images: Tensor, time_steps: int) -> Tensor:
 
 
 def rate_coded(images: Tensor, time_steps: int, generator: torch.Generator | None = None) -> Tensor:
-    """The same with Poisson (Bernoulli per step) spikes whose probability is the pixel's brightness in [0, 1]."""
-    return torch.bernoulli(repeated(images, time_steps), generator=generator)
+    """The same with Poisson (Bernoulli per step) spikes whose probability is the pixel's brightness in [0, 1].
+
+    They are drawn where ``generator`` is, and thus alike on any device.
+    """
+    return torch.bernoulli(repeated(images.cpu(), time_steps), generator=generator).to(images.device)
 
 
 Encoding = Literal["rows", "repeated", "rate"]

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fptt.errors import InputError
 
+NEAR = 2**30  # bytes of a set that are kept beside the network
+
 
 class Rows:
     """Some rows of a tensor that lies in a file: read like a tensor, it copies only the rows that are asked for.
@@ -45,6 +47,12 @@ class Samples:
     def __len__(self) -> int:
         return len(self.x)
 
+    def to(self, device: torch.device) -> "Samples":
+        """These samples on ``device``; those that lie in a file stay there, and so do more than ``NEAR`` bytes."""
+        if isinstance(self.x, Rows) or self.x.nbytes > NEAR:
+            return self
+        return Samples(self.x.to(device), self.y.to(device), self.name)
+
     def take(self, rows: Tensor, name: str) -> "Samples":
         """The samples of these ``rows``; those that lie in a file stay there."""
         x = Rows(self.x.storage, self.x.rows[rows]) if isinstance(self.x, Rows) else self.x[rows]
@@ -59,7 +67,7 @@ class Samples:
         """
         number = self.number_of_batches(batch_size, drop_last)
         order = torch.arange(len(self)) if shuffle is None else torch.randperm(len(self), generator=shuffle)
-        for rows in order.split(batch_size)[:number]:
+        for rows in order.to(self.y.device).split(batch_size)[:number]:
             x = self.x[rows]
             if x.is_floating_point() and not torch.isfinite(x).all():
                 bad = int(rows[int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])])

@@ -149,13 +149,14 @@ class Trainer:
         self.model.train()
         self.loss.train()
         totals = self.totals
+        samples = samples.to(self.device)
         for number, (x, y) in enumerate(samples.batches(task.batch_size, shuffle=shuffle, drop_last=True)):
             if number < self.batch:
                 continue
             torch.manual_seed(self.batch_seed(number + 1))
             encoding.manual_seed(self.batch_seed(number + 1))
             x, y = task.augmented(x, y, encoding)
-            sequence, y = task.encode(x, encoding).to(self.device), y.to(self.device)
+            sequence, y = self.sequence(x, encoding), y.to(self.device)
             start = time.perf_counter()
             trained = self.trainer(sequence, y)
             if not torch.isfinite(trained.loss):
@@ -202,7 +203,7 @@ class Trainer:
             torch.manual_seed(self.batch_seed(-1 - number))
             for norm in norms:
                 norm.momentum = 1 / number
-            sequence = self.task.encode(x, generator).to(self.device)
+            sequence = self.sequence(x, generator)
             state = states.initialise(self.model, sequence[0])
             if captures(sequence):
                 CapturedInference(self.infer, self.stepped)(sequence, state)
@@ -219,8 +220,13 @@ class Trainer:
     def sequences(self, samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches for an evaluation, the same every time: sequences [time, batch, ...] and targets [batch, ...]."""
         generator = torch.Generator().manual_seed(0)
-        for x, y in samples.batches(self.task.batch_size):
-            yield self.task.encode(x, generator).to(self.device), y.to(self.device)
+        for x, y in samples.to(self.device).batches(self.task.batch_size):
+            yield self.sequence(x, generator), y.to(self.device)
+
+    def sequence(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Samples [batch, ...] as a sequence [time, batch, ...] on the device, where it is made: an image is sent once."""
+        sequence: Tensor = self.task.encode(x.to(self.device), generator).to(self.device)
+        return sequence
 
     @torch.no_grad()
     def evaluate(self, samples: Samples, every_step: bool = False) -> dict[str, Any]:
