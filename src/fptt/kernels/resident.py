@@ -150,4 +150,4 @@ def fits(features: int, precision: str, device: torch.device) -> bool:
 
 
 def warps(features: int) -> int:
-    return power_of_two(features) // 16 or 1
+    return power_of_two(features) // 16

@@ -34,7 +34,6 @@ ELEMENTWISE = (
     torch.optim.NAdam,
     torch.optim.RAdam,
 )
-UNROLLED = 8  # the longest reduction that Inductor computes in place
 LARGE = 2**15  # weights: tensors from this size on are swept by themselves, smaller ones together
 OPTIONS: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
 CUDA_OPTIONS: dict[str, Any] = {**OPTIONS, "combo_kernels": True, "shape_padding": False}  # kernels that could be one, are one
@@ -234,13 +233,12 @@ def _is_number(node: Any) -> bool:
 def _compute_once(graph: torch.fx.Graph, number: torch.fx.Node) -> None:
     """Keep the compiler from computing ``number`` (a bias correction, say) anew for every few elements that it scales.
 
-    What is the result of a reduction is computed once and stored; the maximum of equal numbers is that number.
+    What is viewed by its strides has to lie in memory, and is therefore computed once.
     """
     for user in list(number.users):
         if any(isinstance(t, Tensor) and t.dim() for t in pytree.tree_leaves(user.meta.get("val"))):
             with graph.inserting_before(user):  # numbers change in place: as it is then
-                copies = graph.call_function(aten.expand.default, (number, [UNROLLED + 1]))
-                user.replace_input_with(number, graph.call_function(aten.amax.default, (copies,)))
+                user.replace_input_with(number, graph.call_function(aten.as_strided.default, (number, [], [])))
 
 
 def copied(value: Any) -> Any:
