@@ -1,6 +1,6 @@
-"""All steps of a part through a recurrent layer of LTC neurons whose weights stay in a processor's registers.
+"""All steps of a part through a recurrent layer of LTC neurons whose weights stay on the processor.
 
-``scan`` has to fetch a layer's weights at every step. In half precision those of 128 neurons fit into the registers of one
+``scan`` has to fetch a layer's weights at every step. In half precision those of 128 neurons fit into the shared memory of one
 processor, and float16 has as many digits as TF32. That the current is linear leaves nothing to wait for within a step:
 
     current = X + z R^T
