@@ -182,8 +182,9 @@ def test_a_stream_is_read_and_named_without_its_password(run, weights, tmp_path)
         server.shutdown()
         server.server_close()
     assert status == 0, err
-    assert len(read_video(tmp_path / "127-0-0-1-clip-mp4-detected.mp4")[0]) == 5
-    assert "secret" not in out + (tmp_path / "t.csv").read_text()
+    port, table = server.server_port, (tmp_path / "t.csv").read_text()
+    assert len(read_video(tmp_path / f"127-0-0-1-{port}-clip-mp4-detected.mp4")[0]) == 5
+    assert f"127.0.0.1:{port}/clip.mp4" in out and "secret" not in out + table
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

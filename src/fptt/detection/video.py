@@ -58,7 +58,7 @@ def open_source(word: str) -> Source:
         video = Video(word, word)
         return Source(word, Path(word).stem, iter(video), video.rate, video.stream.frames or None)
     address = urlsplit(word)
-    place = f"{address.hostname or ''}{address.path}"  # without a password
+    place = address.netloc.rpartition("@")[2] + address.path  # without a password
     video = Video(word, f"{address.scheme}://{place}")
     name = "-".join("".join(letter if letter.isalnum() else " " for letter in place).split()) or "stream"
     frames = newest(iter(video)) if video.file.duration is None else iter(video)
