@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from conftest import assert_close
 from fptt import state as states
+from fptt.learning import rules
 from fptt.learning.losses import StepLoss
 from fptt.learning.online import make_trainer
 from fptt.learning.rules import make_optimizer
@@ -108,3 +109,22 @@ def test_parts_are_trained_through_it(device, kernels, eager):
             losses.append(criterion)
         results.append(torch.stack(losses))
     assert_close(results[1], results[0], 1e-4)
+
+
+def test_compiled_parts_go_through_it(device, kernels, monkeypatch):
+    monkeypatch.setattr(rules, "captures", lambda x: True)
+    model = network(device, (16, 20), 12, inputs=1)
+    x, y, number = torch.randn(4, 8, 1, device=device), torch.arange(8, device=device), torch.tensor(1, device=device)
+    start, results = states.initialise(model, x[0]), []
+    for compiled in (False, True):
+        same = copy.deepcopy(model)
+        optimizer = make_optimizer("fptt", torch.optim.Adamax(same.parameters(), lr=1e-2), max_norm=1.0)
+        trainer = make_trainer("fptt", same, StepLoss(cross_entropy, 3).to(device), optimizer, 12, parts=3)
+        trainer.through = trainer.finish = trainer.compiled_finish = None  # not one by one
+        if not compiled:
+            trainer._at_once = trainer.at_once
+        objective, criterion, output, state, rate = trainer.part(x, start, y, number, True)
+        objective.backward()
+        results.append([criterion, output, rate, *states.leaves(state), *(p.grad for p in same.parameters()), *same.buffers()])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
