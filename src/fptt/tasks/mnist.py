@@ -74,7 +74,8 @@ class SequentialMNIST(MNISTSequence):
 
     # Yin et al. 2023: Adamax 3e-3, alpha 0.1, beta 0.5, clip 1, batch 512, lr / 10 after epochs 10, 30, 50, 75, 90. A tenth of
     # that alpha learns faster, and weights that adapt to a batch leave batch norms' statistics behind: hence alpha, calibrate.
-    # For a processor: a small layer, fewer updates, time constants spread from the start (results/time-constants).
+    # For a processor: a small layer, fewer updates, time constants spread from the start (results/time-constants); for half an
+    # hour of it, two such layers and a quarter of the steps.
     recipes: ClassVar[Recipes] = {
         "paper": {"alpha": 0.1, "epochs": 250, "calibrate": 0},
         "one-core": {
@@ -86,6 +87,17 @@ class SequentialMNIST(MNISTSequence):
             "schedule": "cosine",
             "tau_m": 20.0,
             "tau_adp": 800.0,
+        },
+        "14x14": {
+            "pool": 2,
+            "hidden": (128, 128),
+            "parts": 14,
+            "batch_size": 100,
+            "epochs": 6,
+            "lr": 0.01,
+            "schedule": "cosine",
+            "tau_m": 20.0,
+            "tau_adp": 200.0,
         },
     }
     epochs: int = option(100, "passes over the training set")
@@ -115,6 +127,7 @@ class PermutedMNIST(SequentialMNIST):
     recipes: ClassVar[Recipes] = {
         "paper": SequentialMNIST.recipes["paper"],
         "one-core": {**SequentialMNIST.recipes["one-core"], "epochs": 10, "lr": 0.005},
+        "14x14": {**SequentialMNIST.recipes["14x14"], "epochs": 12},
     }
 
     permutation_seed: int = option(0, "seed of the order of the pixels")
