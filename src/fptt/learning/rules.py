@@ -172,8 +172,7 @@ class SequenceTrainer:
         self, steps: Tensor, state: State, target: Tensor, part: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, State, Tensor] | None:
         """``finish`` for all ``steps`` of a part, with the sum of their firing rates, where the model has a way ``through``."""
-        through = getattr(self.model, "through", None)
-        found = None if through is None else through(steps, state)
+        found = self.model.through(steps, state)  # type: ignore[operator]
         if found is None:
             return None
         output, state, rate = found
@@ -187,7 +186,7 @@ class SequenceTrainer:
 
         At once, where the model has a way ``through`` them that is faster than one by one.
         """
-        if compiled and self.recompute is None and len(steps) > 1:
+        if compiled and self.recompute is None and len(steps) > 1 and hasattr(self.model, "through"):
             found = (self._at_once if captures(steps) else self.at_once)(steps, state, target, number)
             if found is not None:
                 return found
