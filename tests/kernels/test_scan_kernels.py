@@ -128,3 +128,19 @@ def test_compiled_parts_go_through_it(device, kernels, monkeypatch):
         results.append([criterion, output, rate, *states.leaves(state), *(p.grad for p in same.parameters()), *same.buffers()])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-38, 1e-20, 1e4])
+def test_gradients_of_any_size_fit_into_half_precision(size, device, kernels, products):
+    products("high")
+    gradients = []
+    for scale in (1.0, size):
+        torch.manual_seed(SEED)
+        layer = network(device, (16,), None)
+        x = torch.randn(STEPS, 5, 3, device=device)
+        output, _, _ = layer.through(x, states.initialise(layer, x[0]))
+        (scale * output.sum()).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in layer.parameters()]))
+    assert gradients[1].isfinite().all()
+    if size > 1e-30:
+        assert_close(gradients[1] / size, gradients[0], 1e-3)

@@ -84,8 +84,7 @@ def resident_backward(
     of_x = load(R, n, n, H, H, H).to(tl.float16)
     a_of_z, r_of_z = load(M, n, n, H, H, H).to(tl.float16), load(M + H * H, n, n, H, H, H).to(tl.float16)
     of_v, of_b = load(Wv, n, n, H, H, H).to(tl.float16), load(Wb, n, n, H, H, H).to(tl.float16)
-    largest = tl.load(peak)
-    back = tl.where(largest > 0, tl.exp2(tl.floor(tl.log2(largest))), 1.0)
+    back = tl.exp2(tl.floor(tl.log2(tl.maximum(tl.load(peak), 1e-30))))  # whose inverse is a number
     scale = 1 / back
     dv = tl.zeros([ROWS, COLUMNS], tl.float32)
     dz = tl.zeros([ROWS, COLUMNS], tl.float32)
