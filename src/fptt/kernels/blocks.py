@@ -12,7 +12,7 @@ import functools
 import importlib.util
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,27 +23,7 @@ if TYPE_CHECKING:
 else:
     tl = None  # until the first kernel starts
 
-PROGRAMS = 96  # of the 132 processors of an H100
 EXACT = "ieee"  # products at torch's "highest" precision; "tf32x3" are three on tensor cores, as good to about 1e-6
-
-
-class Tile(NamedTuple):
-    """The block of the result that a program computes, the terms of its sums taken at once, its warps and pipeline stages."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int = 4
-    stages: int = 3
-
-
-Tiles = dict[str, tuple[Tile, ...]]
-
-
-def tile(tiles: Tiles, precision: str, rows: int, columns: int) -> Tile:
-    """That of ``tiles`` for a result [rows, columns]."""
-    found = tiles[precision]
-    return next((t for t in found if cdiv(rows, t.rows) * cdiv(columns, t.columns) >= PROGRAMS), found[-1])
 
 
 def cdiv(a: int, b: int) -> int:
@@ -92,13 +72,48 @@ def multi_gaussian(x):
     return (narrow - wide * (0.15 / 1.8)) * (0.5 / 2.5066282746310002)
 
 
+def ltc_forward(x, a, r, v, z, b, b0, STRENGTH):
+    """u, the potential before the reset, and v, z and b after a step of LTC neurons with current x and gates a and r."""
+    b = r * b + (1 - r) * z
+    u = v + a * (x - v)
+    z = tl.where(u - (b0 + STRENGTH * b) > 0, 1.0, 0.0)
+    return u, (1 - z) * u, z, b
+
+
+def ltc_backward(dv, dz, db, x, a, r, u, v, z, b, z_after, b_after, b0, STRENGTH):
+    """The gradients of u and of b after the step, and of both gates' logits; dv, dz and db are those of what it leaves."""
+    slope = multi_gaussian(u - (b0 + STRENGTH * b_after))
+    d_spike = dz - u * dv
+    du = (1 - z_after) * dv + slope * d_spike
+    db -= STRENGTH * slope * d_spike
+    return du, db, du * (x - v) * a * (1 - a), db * (b - z) * r * (1 - r)
+
+
+def elements(B, H):
+    """B H in 64 bits; B may be a batch of one, which Triton takes for a constant."""
+    return tl.cast(B, tl.int64) * H
+
+
+def keep(V, Z, A, a_out, r_out, u_out, a, r, u, v, z, b, at, m, n, H, B):
+    """What a step of a scan leaves: a, r and u from ``at`` on; of V, Z and A the step after that."""
+    after = at + elements(B, H)
+    store(a_out + at, m, n, H, B, H, a)
+    store(r_out + at, m, n, H, B, H, r)
+    store(u_out + at, m, n, H, B, H, u)
+    store(V + after, m, n, H, B, H, v)
+    store(Z + after, m, n, H, B, H, z)
+    store(A + after, m, n, H, B, H, b)
+
+
 @functools.cache
 def helpers() -> dict[str, Any]:
     """Those helpers as Triton's functions, by name."""
     import triton
 
-    globals()["tl"] = triton.language
-    return {function.__name__: triton.jit(function) for function in (load, load_transposed, store, multi_gaussian)}
+    functions = (load, load_transposed, store, multi_gaussian, ltc_forward, ltc_backward, elements, keep)
+    found = {function.__name__: triton.jit(function) for function in functions}
+    globals().update(found, tl=triton.language)  # where they find each other
+    return found
 
 
 def jitted(module: dict[str, Any], kernels: tuple[Callable[..., Any], ...], own: tuple[Callable[..., Any], ...] = ()) -> Any:

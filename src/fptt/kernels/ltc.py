@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fptt.kernels.blocks import Tile, Tiles, cdiv, jitted, load, load_transposed, multi_gaussian, precision, rows, store, tile
+from fptt.kernels.blocks import cdiv, jitted, load, load_transposed, ltc_backward, ltc_forward, precision, rows, store
+from fptt.kernels.tiles import CURRENT, CURRENT_BACKWARD, NEURON, POINTWISE, PRODUCTS_BACKWARD, SUMS, tile
 from fptt.neurons import ADAPTATION_STRENGTH
 
 if TYPE_CHECKING:
@@ -27,30 +28,6 @@ if TYPE_CHECKING:
 else:
     tl = None  # until the first kernel starts
 
-# What to tune. Each kernel's tiles are in order of size: the first is taken that makes a grid of ``PROGRAMS``, else the last.
-CURRENT: Tiles = {
-    "tf32": (Tile(64, 64, 32), Tile(64, 32, 64), Tile(32, 32, 64), Tile(16, 32, 64)),
-    "tf32x3": (Tile(64, 64, 32), Tile(64, 32, 32), Tile(32, 32, 32), Tile(16, 32, 32)),
-    "ieee": (Tile(64, 64, 16), Tile(64, 32, 16), Tile(32, 32, 16), Tile(16, 32, 16)),
-}
-NEURON: Tiles = {
-    "tf32": (Tile(64, 32, 32), Tile(16, 64, 64), Tile(16, 32, 64)),
-    "tf32x3": (Tile(64, 32, 32), Tile(32, 32, 32), Tile(16, 32, 32)),
-    "ieee": (Tile(64, 32, 16), Tile(32, 32, 16), Tile(16, 32, 16)),
-}
-# Below, 64 rows would take the tensor cores' instructions for large tiles, for which TF32 factors are transposed on the way.
-CURRENT_BACKWARD: Tiles = {
-    "tf32": (Tile(32, 128, 32), Tile(32, 64, 64), Tile(32, 32, 64), Tile(16, 32, 64)),
-    "tf32x3": (Tile(32, 128, 32), Tile(32, 64, 32), Tile(32, 32, 32), Tile(16, 32, 32)),
-    "ieee": CURRENT["ieee"],
-}
-PRODUCTS_BACKWARD: Tiles = {
-    "tf32": (Tile(32, 128, 32), Tile(32, 64, 64), Tile(32, 32, 64)),
-    "tf32x3": (Tile(32, 128, 32), Tile(32, 64, 32), Tile(32, 32, 32)),
-    "ieee": (Tile(64, 64, 16), Tile(64, 32, 16), Tile(32, 32, 16)),
-}
-POINTWISE = Tile(4, 256, 0)
-SUMS = (256, 16)  # rows and columns that a program adds up at once
 BROADCAST = 16  # inputs: fewer are multiplied by one by one, without a product of matrices
 
 
@@ -105,15 +82,14 @@ def ltc_neuron(
         a = tl.dot(currents, load_transposed(Wc, n, k, H, H, H), a, input_precision=PRECISION)
         r = tl.dot(currents, load_transposed(Wc + H * H, n, k, H, H, H), r, input_precision=PRECISION)
     a, r = tl.sigmoid(a), tl.sigmoid(r)
-    v_before = load(v, m, n, H, B, H)
-    b_after = r * load(b, m, n, H, B, H) + (1 - r) * load(z, m, n, H, B, H)
-    u = v_before + a * (load(current, m, n, H, B, H) - v_before)
-    z_after = tl.where(u - (b0 + STRENGTH * b_after) > 0, 1.0, 0.0)
+    x = load(current, m, n, H, B, H)
+    v_before, z_before, b_before = load(v, m, n, H, B, H), load(z, m, n, H, B, H), load(b, m, n, H, B, H)
+    u, v_after, z_after, b_after = ltc_forward(x, a, r, v_before, z_before, b_before, b0, STRENGTH)
     store(a_out, m, n, H, B, H, a)
     store(r_out, m, n, H, B, H, r)
     store(u_out, m, n, H, B, H, u)
     store(z_out, m, n, H, B, H, z_after)
-    store(v_out, m, n, H, B, H, (1 - z_after) * u)
+    store(v_out, m, n, H, B, H, v_after)
     store(b_out, m, n, H, B, H, b_after)
 
 
@@ -130,20 +106,16 @@ def ltc_pointwise_backward(
     """
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    u, a, r, fired = load(u, m, n, H, B, H), load(a, m, n, H, B, H), load(r, m, n, H, B, H), load(z_after, m, n, H, B, H)
-    slope = multi_gaussian(u - (b0 + STRENGTH * load(b_after, m, n, H, B, H)))
-    d_spike = load(dz_after, m, n, H, B, H) if HAS_DZ else tl.zeros([ROWS, COLUMNS], tl.float32)
-    du = tl.zeros([ROWS, COLUMNS], tl.float32)
-    if HAS_DV:
-        dv_after = load(dv_after, m, n, H, B, H)
-        d_spike -= u * dv_after
-        du += (1 - fired) * dv_after
-    du += slope * d_spike
-    db_total = -STRENGTH * slope * d_spike
-    if HAS_DB:
-        db_total += load(db_after, m, n, H, B, H)
-    through_a = du * (load(current, m, n, H, B, H) - load(v, m, n, H, B, H)) * a * (1 - a)
-    through_r = db_total * (load(b, m, n, H, B, H) - load(z, m, n, H, B, H)) * r * (1 - r)
+    zero = tl.zeros([ROWS, COLUMNS], tl.float32)
+    dv_after = load(dv_after, m, n, H, B, H) if HAS_DV else zero
+    dz_after = load(dz_after, m, n, H, B, H) if HAS_DZ else zero
+    db_after = load(db_after, m, n, H, B, H) if HAS_DB else zero
+    x, a, r, u = load(current, m, n, H, B, H), load(a, m, n, H, B, H), load(r, m, n, H, B, H), load(u, m, n, H, B, H)
+    v, z, b = load(v, m, n, H, B, H), load(z, m, n, H, B, H), load(b, m, n, H, B, H)
+    fired, adaptation = load(z_after, m, n, H, B, H), load(b_after, m, n, H, B, H)
+    du, db_total, through_a, through_r = ltc_backward(
+        dv_after, dz_after, db_after, x, a, r, u, v, z, b, fired, adaptation, b0, STRENGTH
+    )
     store(D, m, n, 3 * H, B, H, through_a)
     store(D + H, m, n, 3 * H, B, H, through_r)
     store(D + 2 * H, m, n, 3 * H, B, H, a * du)

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fptt.kernels.blocks import Tile, cdiv, jitted, load, load_transposed, power_of_two, precision, store
+from fptt.kernels.blocks import cdiv, elements, jitted, load, load_transposed, power_of_two, precision, store
+from fptt.kernels.tiles import READOUT, READOUT_WEIGHTS
 
 if TYPE_CHECKING:
     import triton.language as tl
 else:
     tl = None  # until the first kernel starts
 
-READOUT = Tile(16, 128, 64)  # columns are those of the gradient of the spikes
-READOUT_WEIGHTS = Tile(16, 32, 64)
 OUTPUTS = 64  # the most of a readout, which are all in one tile
 ROWS = 16  # samples of a program that takes them through several steps
 
@@ -116,7 +115,7 @@ def readout_scan(
     """``outputs`` [steps + 1, B, C], of which the first is given; all else [steps, B, C], logit without what it has of them."""
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
-    size = B.to(tl.int64) * C
+    size = elements(B, C)
     of_o = load_transposed(Go, n, n, C, C, C)
     o = load(outputs, m, n, C, B, C)
     for t in range(steps):
@@ -135,7 +134,7 @@ def readout_scan_backward(
     """The gradients of drive and logit [steps, B, C], and of the first of ``outputs``."""
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
-    size = B.to(tl.int64) * C
+    size = elements(B, C)
     of_logit = load(Go, n, n, C, C, C)
     do = tl.zeros([ROWS, COLUMNS], tl.float32)
     for step in range(steps):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fptt.kernels.blocks import jitted, load, load_transposed, multi_gaussian, power_of_two, store
+from fptt.kernels.blocks import elements, jitted, keep, load, load_transposed, ltc_backward, ltc_forward, power_of_two, store
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -37,7 +37,7 @@ def resident_forward(
     """As ``scan.scan_forward``; G [steps, B, 2 H] is what gates have of X, and M [2 H, H] = Wc R."""
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
-    size = B.to(tl.int64) * H
+    size = elements(B, H)
     of_x = load_transposed(R, n, n, H, H, H).to(tl.float16)
     a_of_z = load_transposed(M, n, n, H, H, H).to(tl.float16)
     r_of_z = load_transposed(M + H * H, n, n, H, H, H).to(tl.float16)
@@ -54,17 +54,9 @@ def resident_forward(
         x = tl.dot(spikes, of_x) + x_in
         a = tl.sigmoid(tl.dot(v.to(tl.float16), of_v, tl.dot(spikes, a_of_z)) + a_in)
         r = tl.sigmoid(tl.dot(b.to(tl.float16), of_b, tl.dot(spikes, r_of_z)) + r_in)
-        b = r * b + (1 - r) * z
-        u = v + a * (x - v)
-        z = tl.where(u - (b0 + STRENGTH * b) > 0, 1.0, 0.0)
-        v = (1 - z) * u
+        u, v, z, b = ltc_forward(x, a, r, v, z, b, b0, STRENGTH)
         store(current + at, m, n, H, B, H, x)
-        store(a_out + at, m, n, H, B, H, a)
-        store(r_out + at, m, n, H, B, H, r)
-        store(u_out + at, m, n, H, B, H, u)
-        store(V + at + size, m, n, H, B, H, v)
-        store(Z + at + size, m, n, H, B, H, z)
-        store(A + at + size, m, n, H, B, H, b)
+        keep(V, Z, A, a_out, r_out, u_out, a, r, u, v, z, b, at, m, n, H, B)
         x_in, a_in, r_in = x_next, a_next, r_next
 
 
@@ -80,7 +72,7 @@ def resident_backward(
     """
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
-    size = B.to(tl.int64) * H
+    size = elements(B, H)
     of_x = load(R, n, n, H, H, H).to(tl.float16)
     a_of_z, r_of_z = load(M, n, n, H, H, H).to(tl.float16), load(M + H * H, n, n, H, H, H).to(tl.float16)
     of_v, of_b = load(Wv, n, n, H, H, H).to(tl.float16), load(Wb, n, n, H, H, H).to(tl.float16)
@@ -107,13 +99,8 @@ def resident_backward(
             dz += load(dZ + at + size, m, n, H, B, H) * scale
         if HAS_DA:
             db += load(dA + at + size, m, n, H, B, H) * scale
-        slope = multi_gaussian(u - (b0 + STRENGTH * adaptation))
-        d_spike = dz - u * dv
-        du = (1 - fired) * dv + slope * d_spike
-        db -= STRENGTH * slope * d_spike
+        du, db, through_a, through_r = ltc_backward(dv, dz, db, x, a, r, u, v, z, b, fired, adaptation, b0, STRENGTH)
         dx = a * du
-        through_a = du * (x - v) * a * (1 - a)
-        through_r = db * (b - z) * r * (1 - r)
         store(D + 2 * at, m, n, 2 * H, B, H, through_a * back)
         store(D + 2 * at + H, m, n, 2 * H, B, H, through_r * back)
         store(dx_out + at, m, n, H, B, H, dx * back)

@@ -17,7 +17,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fptt.kernels import resident
-from fptt.kernels.blocks import cdiv, jitted, load, load_transposed, multi_gaussian, power_of_two, precision, store
+from fptt.kernels.blocks import (
+    cdiv,
+    elements,
+    jitted,
+    keep,
+    load,
+    load_transposed,
+    ltc_backward,
+    ltc_forward,
+    power_of_two,
+    precision,
+    store,
+)
 from fptt.neurons import ADAPTATION_STRENGTH
 
 if TYPE_CHECKING:
@@ -40,7 +52,7 @@ def scan_forward(
     """States V, Z and A (the adaptation) are [steps + 1, B, H], of which the first is given; all else [steps, B, H]."""
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
-    size = B.to(tl.int64) * H
+    size = elements(B, H)
     of_a = tl.load(c + n, mask=n < H, other=0.0)[None, :]
     of_r = tl.load(c + H + n, mask=n < H, other=0.0)[None, :]
     v, z, b = load(V, m, n, H, B, H), load(Z, m, n, H, B, H), load(A, m, n, H, B, H)
@@ -62,16 +74,8 @@ def scan_forward(
             a = tl.dot(currents, load_transposed(Wc, n, k, H, H, H), a, input_precision=PRECISION)
             r = tl.dot(currents, load_transposed(Wc + H * H, n, k, H, H, H), r, input_precision=PRECISION)
         a, r = tl.sigmoid(a), tl.sigmoid(r)
-        b = r * b + (1 - r) * z
-        u = v + a * (x - v)
-        z = tl.where(u - (b0 + STRENGTH * b) > 0, 1.0, 0.0)
-        v = (1 - z) * u
-        store(a_out + at, m, n, H, B, H, a)
-        store(r_out + at, m, n, H, B, H, r)
-        store(u_out + at, m, n, H, B, H, u)
-        store(V + at + size, m, n, H, B, H, v)
-        store(Z + at + size, m, n, H, B, H, z)
-        store(A + at + size, m, n, H, B, H, b)
+        u, v, z, b = ltc_forward(x, a, r, v, z, b, b0, STRENGTH)
+        keep(V, Z, A, a_out, r_out, u_out, a, r, u, v, z, b, at, m, n, H, B)
         tl.debug_barrier()
 
 
@@ -85,7 +89,7 @@ def scan_backward(
     """D [steps, B, 2 H]: the gradients of both gates' logits; those of the currents [steps, B, H], and of the first state."""
     m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
-    size = B.to(tl.int64) * H
+    size = elements(B, H)
     dv = tl.zeros([ROWS, COLUMNS], tl.float32)
     dz = tl.zeros([ROWS, COLUMNS], tl.float32)
     db = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -98,13 +102,10 @@ def scan_backward(
         if HAS_DA:
             db += load(dA + at + size, m, n, H, B, H)
         u, a, r = load(u_in + at, m, n, H, B, H), load(a_in + at, m, n, H, B, H), load(r_in + at, m, n, H, B, H)
-        fired = load(Z + at + size, m, n, H, B, H)
-        slope = multi_gaussian(u - (b0 + STRENGTH * load(A + at + size, m, n, H, B, H)))
-        d_spike = dz - u * dv
-        du = (1 - fired) * dv + slope * d_spike
-        db -= STRENGTH * slope * d_spike
-        through_a = du * (load(current + at, m, n, H, B, H) - load(V + at, m, n, H, B, H)) * a * (1 - a)
-        through_r = db * (load(A + at, m, n, H, B, H) - load(Z + at, m, n, H, B, H)) * r * (1 - r)
+        x, v = load(current + at, m, n, H, B, H), load(V + at, m, n, H, B, H)
+        z, b = load(Z + at, m, n, H, B, H), load(A + at, m, n, H, B, H)
+        fired, adaptation = load(Z + at + size, m, n, H, B, H), load(A + at + size, m, n, H, B, H)
+        du, db, through_a, through_r = ltc_backward(dv, dz, db, x, a, r, u, v, z, b, fired, adaptation, b0, STRENGTH)
         store(D + 2 * at, m, n, 2 * H, B, H, through_a)
         store(D + 2 * at + H, m, n, 2 * H, B, H, through_r)
         tl.debug_barrier()  # other threads read what this one has written
