@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from detectors import detector
 from fptt import cli, tasks
 from fptt import state as states
 from fptt.data.samples import Samples
+from fptt.detection.looks import look
 from fptt.learning.captured import TOGETHER, CapturedInference
 from fptt.learning.losses import StepLoss
 from fptt.learning.online import make_trainer
@@ -146,6 +148,16 @@ def test_a_task_makes_the_same_sequences_there(task):
         images, _ = task.augmented(x.to(device), torch.zeros(3, device=device), generator)
         made.append(task.encode(images, generator).cpu())
     torch.testing.assert_close(*made)
+
+
+def test_a_detector_finds_there_what_it_finds_here():
+    image = torch.randint(0, 256, (3, 50, 80), dtype=torch.uint8)
+    here, there = (
+        [detector(device=device)([image])[0], look(detector(device=device), image, 3)[0]] for device in ("cpu", "cuda")
+    )
+    for found, expected in ((there[0], here[0]), (there[1].found(0.5, 0.45), here[1].found(0.5, 0.45))):
+        torch.testing.assert_close(found.boxes.cpu(), expected.boxes, rtol=1e-2, atol=0.5)
+        assert found.labels.cpu().tolist() == expected.labels.tolist()
 
 
 def test_samples_are_handed_out_where_they_lie():

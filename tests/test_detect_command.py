@@ -4,6 +4,8 @@ import csv
 import functools
 import http.server
 import json
+import os
+import shutil
 import signal
 import threading
 from fractions import Fraction
@@ -109,6 +111,24 @@ def test_a_folder_of_images(run, weights, noise, tmp_path):
     assert Image.open(tmp_path / "album-detected" / "a-detected.png").size == (50, 80)
     assert run("detect", folder, "--weights", weights, "--out", "other")[0] == 0
     assert files(tmp_path / "other") == ["a-detected.png", "b-detected.png"]
+
+
+def test_what_is_no_image_in_a_folder_is_told_and_left_out(run, weights, noise, tmp_path):
+    folder = tmp_path / "album"
+    (folder / "sub.jpg").mkdir(parents=True)
+    (folder / "a.jpg").write_text("no picture")
+    (folder / "._b.png").write_text("what a Mac leaves beside b.png")
+    name = os.fsdecode(b"caf\xe9.png")  # no UTF-8
+    shutil.copy(noise, folder / name)
+    status, out, err = run("detect", folder, "--weights", weights, "--no-save", "--csv", "t.csv")
+    assert status == 1 and "a.jpg is no readable image" in err and err.count("\n") == 1, err
+    assert "caf\\udce9.png: " in out and "unreadable" in out
+    assert b"caf\xe9.png,0,0.0," in (tmp_path / "t.csv").read_bytes()
+    assert run("detect", folder, "--weights", weights, "--out", folder)[0] == 1
+    status, _, err = run("detect", folder, "--weights", weights, "--out", folder)
+    assert status == 2 and "caf\\udce9-detected.png is already a source" in err, (
+        "what was written there is one of its images now"
+    )
 
 
 def test_a_video_carries_its_state_and_keeps_its_frames(run, weights, tmp_path):
@@ -308,7 +328,11 @@ def test_in_a_window_nothing_is_saved_and_q_ends(run, weights, tmp_path, monkeyp
         (("--threshold", "1.5"), "--threshold must lie between 0 and 1"),
         (("--iou", "0"), "--iou must lie between 0 and 1"),
         (("--out", "x.mp4"), "--out x.mp4: what is written ends in .jpg or"),
-        (("--out", "noise.png"), "is the source itself"),
+        (("--out", "noise.png"), "noise.png is already a source"),
+        (("--csv", "noise.png", "--no-save"), "noise.png is already a source, or written already: give another"),
+        (("--out", "a.png", "--csv", "a.png"), "a.png is already a source, or written already"),
+        (("--csv", ""), "cannot write a file without a name"),
+        (("--csv", "noise.png/t.csv"), "cannot write noise.png/t.csv"),
         (("--out", "a.png", "--no-save"), "give one of the two"),
         (("--csv", "nowhere/t.csv"), "cannot write nowhere/t.csv"),
         (("--device", "nonsense"), "--device nonsense cannot be used"),

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from event_files import nmnist, some_events
-from fptt.data import recordings
+from fptt.commands.stream import frame_maker
+from fptt.data import event_sets, recordings
 from fptt.data.cache import Framing
+from fptt.tasks.events import CIFAR10DVS
 from fptt.tasks.simulated import SimulatedEvents
 from fptt.training.checkpoint import load
 
@@ -113,6 +115,8 @@ def test_what_a_stream_refuses(streamed, run, tmp_path):
     cases = [
         ([file, "--run", folder], "give --events or --ms"),
         ([file, "--run", folder, "--ms", "5", "--events", "5"], "give one of the two"),
+        *(([file, "--run", folder, "--ms", ms], "--ms must be a positive number of milliseconds") for ms in ("-5", "0", "nan")),
+        ([file, "--run", folder, "--ms", "5", "--learn=--5"], "cannot read labels from --5"),
         ([file, "--run", folder, "--ms", "5", "--save", "x"], "give --learn"),
         ([file, "--run", folder, "--ms", "5", "--learn", "12"], "the network knows the classes 0 to 9"),
         ([file, "--run", folder, "--ms", "5", "--learn", "1", "--lr", "0"], "--lr must be positive"),
@@ -127,6 +131,21 @@ def test_what_a_stream_refuses(streamed, run, tmp_path):
         status, _, err = run("stream", *words)
         assert status == 2 and message in err and err.count("\n") == 1, err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_that_was_stopped_in_its_first_epoch_can_learn(streamed, run, tmp_path):
+    folder, file, _ = streamed
+    (folder / "metrics.jsonl").unlink()
+    status, _, err = run("stream", file, "--run", folder, "--ms", "100", "--learn", "1", "--save", "second", "--json")
+    assert status == 0, err
+    assert json.loads((tmp_path / "second" / "summary.json").read_text())["updates"] == 3
+
+
+def test_a_set_whose_columns_are_rows_is_streamed_as_it_is_trained_on():
+    task = CIFAR10DVS(channels=(4,), pool=(4,))
+    events = some_events(200)
+    expected = task.encode(torch.from_numpy(task.framing(event_sets.exchanged(events)))[None].sum(1, keepdim=True), None)[0]
+    assert torch.equal(frame_maker(task, events)(events), expected)
 
 
 def test_data_checks_and_shows_what_was_simulated(streamed, run, tmp_path):

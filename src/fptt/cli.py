@@ -1,6 +1,7 @@
 """The command ``fptt``. Each command is imported when it runs, so that ``fptt --help`` answers at once."""
 
 import argparse
+import io
 import logging
 import sys
 import warnings
@@ -29,6 +30,9 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. Errors that are the user's to mend are one line and status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal has no letters for, such as in names of files
     parser = argparse.ArgumentParser(
         prog="fptt",
         description="Online training of spiking neural networks with Forward Propagation Through Time.",

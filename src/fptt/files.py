@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fptt.errors import InputError
@@ -14,6 +14,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises InputError where it cannot be written.
     """
+    if not path.name:
+        raise InputError(f"cannot write a file without a name ({str(path)!r}): give one")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -21,4 +23,5 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error}): choose another place for it") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing could be written, nothing can be removed
+            temporary.unlink(missing_ok=True)

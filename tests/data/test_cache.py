@@ -158,6 +158,22 @@ def test_two_at_once(tmp_path):
     assert len(x) == 6 and len(list(tmp_path.iterdir())) == 1
 
 
+def test_frames_are_for_everybody_whom_the_umask_lets(tmp_path, monkeypatch):
+    before = os.umask(0o027)
+    try:
+        cache.load(made(clips()), Framing("count", 5), tmp_path)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o750]
+
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(np, "load", forbidden)
+    with pytest.raises(InputError, match="is somebody else's .*have it made readable"):
+        cache.load(made(clips()), Framing("count", 5), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["x.npy", "y.npy"])
 def test_damaged_frames(tmp_path, name):
     cache.load(made(clips()), Framing("count", 5), tmp_path)

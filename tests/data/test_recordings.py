@@ -153,8 +153,20 @@ def test_clock_that_starts_again_and_small_disorder():
     events = some_events(100)
     late = events._replace(t=events.t + 2**32 - int(events.t[50]))
     assert same(formats.aedat2(event_files.aedat2(late._replace(t=late.t % 2**32)), "x"), late)
+    assert same(formats.dat(event_files.dat(late._replace(t=late.t % 2**32)), "x"), late)
     mixed = Events(np.array([5, 3, 9]), np.arange(3), np.arange(3), np.arange(3) > 1, 3, 3)
     assert checked(mixed, "x").t.tolist() == [3, 5, 9] and checked(mixed, "x").x.tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize("ended", [b"", b"#End Of ASCII Header\r\n"])
+def test_events_that_begin_like_a_line_of_the_header(ended):
+    """Rows 116 and 117 of 260 of a DAVIS346, from the bottom 143 and 142, have addresses whose first byte is a #."""
+    events = some_events(500, 346, 260)
+    events = events._replace(y=np.where(np.arange(500) < 400, 117, events.y).astype(np.int16))
+    content = event_files.aedat2(events, "eu.seebetter.ini.chips.davis.DAVIS346B")
+    head = content.index(b"DAVIS346B\r\n") + 11
+    assert content[head : head + 1] == b"#"
+    assert same(formats.aedat2(content[:head] + ended + content[head:], "x"), events)
 
 
 def test_between_takes_the_start_but_not_the_end():

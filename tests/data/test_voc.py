@@ -137,6 +137,7 @@ NO_BOX = b"<annotation><object><name>ant</name></object></annotation>"
         (put("Annotations/a.xml", BOMB), "Annotations/a.xml is damaged .*DTDForbidden"),
         (put("Annotations/a.xml", b"<html></html>"), "Annotations/a.xml is damaged .*html"),
         (put("Annotations/a.xml", b""), "Annotations/a.xml is damaged .*no element"),
+        (put("Annotations/a.xml", b'<?xml version="1.0" encoding="foo"?><a/>'), "Annotations/a.xml is damaged .*foo"),
         (cut("Annotations/a.xml", 60), "Annotations/a.xml is damaged"),
         (remove("Annotations/a.xml"), "Annotations/a.xml is missing .*a list names it"),
         (remove("JPEGImages/f.jpg"), "JPEGImages/f.jpg is missing"),
@@ -206,6 +207,22 @@ def test_missing_sets_are_fetched(tmp_path, torchvision, monkeypatch):
     assert [len(one) for one in voc.sets(tmp_path, 8)] == [2, 2, 1]
     assert [len(one) for one in voc.sets(tmp_path, 8, "07 train")] == [1, 1, 1]
     assert fetched == ["VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar", "VOCtrainval_11-May-2012.tar"]
+
+
+def test_of_2012_nothing_is_tested_on(tmp_path, torchvision):
+    for year in ("2007", "2012"):
+        lists = {name: {f"{year}{name}": (9, 9, [("cow", 1, 1, 5, 5, 0)])} for name in ("train", "val", "test")}
+        voc_files.write(tmp_path / "VOCdevkit" / f"VOC{year}", lists)
+    (tmp_path / "VOCdevkit" / "VOC2012" / "Annotations" / "2012test.xml").unlink()  # the publishers keep it
+    assert [len(one) for one in voc.sets(tmp_path, 8)] == [2, 2, 1]
+    assert [path.stem for path in voc.listed(tmp_path, "test")] == ["2007test"]
+
+
+def test_names_with_spaces_and_flags(tiny, cache):
+    for kind, folder in (("jpg", "JPEGImages"), ("xml", "Annotations")):
+        (tiny / folder / f"b.{kind}").rename(tiny / folder / f"my b 1.{kind}")
+    (tiny / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xef\xbb\xbfa  1\r\nmy b 1\r\nc -1\r\nc\r\nmy b 1 -1\r\n")
+    assert [len(one) for one in voc.own(tiny, 32, cache=cache)] == [3, 1, 2]
 
 
 def test_missing_sets_that_cannot_be_fetched(tmp_path, torchvision, monkeypatch):

@@ -3,12 +3,14 @@
 import threading
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fptt.detection import video
 from fptt.errors import InputError
-from videos import read_video
+from videos import av, read_video
 
 
 def test_a_video_of_odd_size_and_of_variable_rate(tmp_path):
@@ -36,6 +38,46 @@ def test_a_video_that_was_filmed_upright_stands_upright(tmp_path):
     [frame] = video.open_source(str(path)).frames
     assert frame.image.shape == (3, 64, 48)
     assert frame.image[:, :28].float().mean() > 230 and frame.image[:, 36:].float().mean() < 25
+
+
+def encoded(path, shades, kind, shape=None):
+    """A video of grey frames, 48 x 64, ten a second, with pixels of this ``shape``, width to height."""
+    with av.open(str(path), "w", format=kind) as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if shape:
+            stream.codec_context.sample_aspect_ratio = shape
+        for shade in shades:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), shade, np.uint8), format="rgb24")))
+        file.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+def test_recordings_one_after_the_other_keep_their_time(tmp_path):
+    """Each has a clock of its own."""
+    parts = [encoded(tmp_path / f"{shade}.ts", [shade] * 10, "mpegts") for shade in (40, 200)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+    frames = list(video.open_source(str(tmp_path / "joined.ts")).frames)
+    assert [frame.seconds for frame in frames] == pytest.approx([n / 10 for n in range(20)], abs=1e-3)
+    assert frames[9].image.float().mean() < 60 and frames[10].image.float().mean() > 180
+
+
+def test_pixels_become_square(tmp_path):
+    encoded(tmp_path / "wide.mp4", [100], "mp4", Fraction(2))
+    [frame] = video.open_source(str(tmp_path / "wide.mp4")).frames
+    assert frame.image.shape == (3, 48, 128)
+
+
+def test_pictures_of_sixteen_bits(tmp_path):
+    ramp = np.linspace(0, 2**16 - 1, 256).astype(np.uint16)
+    for name in ("ramp.png", "ramp.tif"):
+        Image.fromarray(ramp[None]).save(tmp_path / name)
+        image = video.picture(tmp_path / name)
+        assert image.shape == (3, 1, 256) and image[0, 0].tolist() == image[2, 0].tolist() == list(range(256))
+    for pixels in (ramp.astype(np.int32) - 1, ramp / np.float32(2**16)):
+        Image.fromarray(pixels[None]).save(tmp_path / "deep.tif")
+        with pytest.raises(InputError, match=r"deep.tif is no readable image \(its pixels are no values of 8 or 16 bits\)"):
+            video.picture(tmp_path / "deep.tif")
 
 
 def test_a_live_source_gives_its_newest_frame_and_what_came_before_it_broke():

@@ -1,6 +1,7 @@
 """fptt detect SOURCE [options]"""
 
 import argparse
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
@@ -53,6 +54,7 @@ def run(arguments: list[str]) -> int:
     else:
         video = open_source(options.source)
     places = outputs(options, video, images)
+    check_places([*places, *([options.csv] if options.csv else [])], [given, *images])
     detector = open_detector(
         options.weights, options.device, precision=options.precision, compile=options.compile, iou=options.iou
     )
@@ -63,13 +65,12 @@ def run(arguments: list[str]) -> int:
     with stop_on_signal() as stop, Report(options, detector) as report:
         if video is not None:
             film(video, places, report, stop)
-        for number, path in enumerate(images):
-            still(path, places[number : number + 1], report)
-            if stop.is_set() or report.closed:
-                break
+        unreadable = album(images, places, report, stop)
     saved = {"saved": str(places[0] if video or not given.is_dir() else places[0].parent)} if places else {}
-    show({"source": video.shown if video else options.source, "weights": about, **report.summary(), **saved}, options.json)
-    return 0
+    missed = {"unreadable": unreadable} if unreadable else {}
+    told = {"source": video.shown if video else options.source, "weights": about, **report.summary(), **missed, **saved}
+    show(told, options.json)
+    return 1 if unreadable else 0
 
 
 def check(options: argparse.Namespace) -> None:
@@ -102,14 +103,41 @@ def outputs(options: argparse.Namespace, video: Source | None, images: list[Path
     for place in places:
         if place.suffix.lower() not in kinds:
             raise InputError(f"--out {place}: what is written ends in {' or '.join(kinds)}")
-        if place.resolve() == given.resolve():
-            raise InputError(f"--out {place} is the source itself: give another file")
     return places
 
 
-def still(path: Path, places: list[Path], report: Report) -> None:
-    """Look at an image, and save it where ``places`` says so."""
-    image = picture(path)
+def check_places(places: list[Path], sources: list[Path]) -> None:
+    """Raises InputError where what is written would take the place of what is read, or of something else that is written."""
+    taken = {source.resolve() for source in sources}
+    for place in places:
+        if place.resolve() in taken:
+            raise InputError(f"{place} is already a source, or written already: give another --out or --csv")
+        taken.add(place.resolve())
+
+
+def album(images: list[Path], places: list[Path], report: Report, stop: Event) -> int:
+    """Look at the images of files, and save them where ``places`` says so, until ``stop`` is set; how many are unreadable.
+
+    Raises InputError where all are.
+    """
+    unreadable = 0
+    for number, path in enumerate(images):
+        try:
+            image = picture(path)
+        except InputError as error:
+            unreadable += 1
+            if unreadable == len(images):
+                raise
+            print(f"fptt: {error}", file=sys.stderr)
+            continue
+        still(path, image, places[number : number + 1], report)
+        if stop.is_set() or report.closed:
+            break
+    return unreadable
+
+
+def still(path: Path, image: Tensor, places: list[Path], report: Report) -> None:
+    """Look at the image of a file, and save it where ``places`` says so."""
     steps = report.options.steps or report.detector.steps
     found, _ = report.look(str(path), Frame(image, 0, 0.0), None, steps)
     if not report.options.json:

@@ -113,7 +113,7 @@ class Report:
 @contextmanager
 def table(path: Path) -> Iterator[Any]:
     """A writer of rows of ``COLUMNS`` to the CSV file ``path``, which is written whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         yield writer

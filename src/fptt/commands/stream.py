@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -145,17 +146,20 @@ def frame_maker(task: Any, events: Events) -> Callable[[Events], torch.Tensor]:
     if not isinstance(task, Recorded):
         raise InputError(f"task '{task.name}' of this run has no events: give --run a run of a task that reads recordings")
     framing = dataclasses.replace(task.framing, by="count", number=1)
+    events = task.seen(events)
     if (events.width, events.height) != task.sensor:
         raise InputError(
             f"the recording is of {events.width} x {events.height} pixels, the run's network takes "
             f"{task.sensor[0]} x {task.sensor[1]}"
         )
-    return lambda part: task.encode(torch.from_numpy(framing(part))[None], torch.Generator())[0]
+    return lambda part: task.encode(torch.from_numpy(framing(task.seen(part)))[None], torch.Generator())[0]
 
 
 def duration(options: argparse.Namespace, task: Recorded) -> int | None:
     """Microseconds of a slice, None where --events cuts the stream."""
     if options.ms is not None:
+        if not (math.isfinite(options.ms) and options.ms > 0):
+            raise InputError(f"--ms must be a positive number of milliseconds, got {options.ms}")
         return max(1, round(1000 * options.ms))
     if options.events is None and task.by != "duration":
         raise InputError(
@@ -180,6 +184,7 @@ def save(trainer: Trainer, options: argparse.Namespace, summary: dict[str, Any])
     before, trainer.run = trainer.run, Run(options.save)
     trainer.run.create(trainer.task)
     trainer.save()
-    shutil.copyfile(before.folder / "metrics.jsonl", options.save / "metrics.jsonl")
+    if (history := before.folder / "metrics.jsonl").exists():  # not of a run that was stopped in its first epoch
+        shutil.copyfile(history, options.save / "metrics.jsonl")
     origin = {"task": trainer.task.name, "adapted_from": str(before.folder), "recording": str(options.file)}
     trainer.run.write_summary({**origin, **summary, "version": fptt.__version__})

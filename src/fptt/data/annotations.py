@@ -50,7 +50,7 @@ def read(path: Path) -> Annotation:
         size = None if root.find("size") is None else (int(_text(root, "size/width")), int(_text(root, "size/height")))
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror})") from None
-    except (ParseError, ValueError) as error:  # what defusedxml refuses is a ValueError
+    except (ParseError, ValueError, LookupError) as error:  # what defusedxml refuses is a ValueError
         raise InputError(f"{path} is damaged ({' '.join(str(error).split())}): repair it") from None
     return Annotation(objects, size)
 

@@ -117,7 +117,7 @@ def _labels(text: str, name: str) -> list[tuple[int, int, int]]:
 def cifar10_dvs(root: Path) -> EventSet:
     """CIFAR10-DVS (Li et al. 2017): a folder or zip of AEDAT 2.0 recordings for each of the ten classes.
 
-    Columns and rows are exchanged, as in SpikingJelly's reader of this set. No official split exists.
+    Columns and rows are ``exchanged``, as in SpikingJelly's reader of this set. No official split exists.
     """
     home = _home(root, ("CIFAR10DVS", "CIFAR10-DVS", "cifar10-dvs"), lambda path: any(path.glob("airplane*")))
     sources = [archives.find(home, (name,), f"CIFAR10-DVS's class {name}") for name in CIFAR10]
@@ -125,11 +125,15 @@ def cifar10_dvs(root: Path) -> EventSet:
     def clips() -> Iterator[Clip]:
         for label, source in enumerate(sources):
             for name, content in archives.files(source, lambda name: name.endswith(".aedat")):
-                events = formats.aedat(content, f"{source}/{name}")
-                events = events._replace(x=events.y, y=events.x, width=events.height, height=events.width)
+                events = exchanged(formats.aedat(content, f"{source}/{name}"))
                 yield Clip(events, label, False, _number(name), name)
 
     return EventSet("cifar10-dvs", [file for source in sources for file in archives.listing(source)], clips)
+
+
+def exchanged(events: Events) -> Events:
+    """Columns as rows, and rows as columns."""
+    return events._replace(x=events.y, y=events.x, width=events.height, height=events.width)
 
 
 def shd(root: Path) -> EventSet:

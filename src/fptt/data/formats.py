@@ -13,6 +13,7 @@ import re
 import struct
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fptt.data.events import Events, checked
 from fptt.errors import InputError
@@ -47,8 +48,8 @@ def aedat2(content: bytes, name: str) -> Events:
     count columns from the right, 8-14 rows from the bottom. DAVIS: bit 11 is set where it became brighter, bits 12-21 and
     22-30 are column and row likewise; samples of the frame sensor (bit 31) and external signals (bit 10) are left out.
     """
-    header = re.match(rb"(#[^\n]*\n)+", content)
-    start = header.end() if header else 0
+    header = re.match(rb"(?:#[^\n]*\n)*?#End Of ASCII Header\r?\n", content) or re.match(rb"(?:#[\t -~]*\r?\n)+", content)
+    start = header.end() if header else 0  # the first event may begin with a # as well
     chip, width, height = _sensor(re.search(rb"# AEChip: ([\w.]+)", content[:start]), name)
     if (len(content) - start) % 8:
         raise InputError(f"{name} is truncated: it ends within an event; copy it again")
@@ -59,9 +60,8 @@ def aedat2(content: bytes, name: str) -> Events:
     else:
         x, y, p = address >> 12 & 0x3FF, address >> 22 & 0x1FF, address >> 11 & 1 == 1
         pixel = address & (1 << 31 | 1 << 10) == 0
-    t, x, y, p = t[pixel].astype(np.int64), x[pixel].astype(np.int32), y[pixel].astype(np.int32), p[pixel]
-    t += np.cumsum(np.diff(t, prepend=t[:1]) < -(2**31)) << 32  # the clock started again from 0
-    return checked(Events(t, width - 1 - x, height - 1 - y, p, width, height), name)
+    x, y, p = x[pixel].astype(np.int32), y[pixel].astype(np.int32), p[pixel]
+    return checked(Events(_unwrapped(t[pixel]), width - 1 - x, height - 1 - y, p, width, height), name)
 
 
 def aedat3(content: bytes, name: str) -> Events:
@@ -128,7 +128,13 @@ def dat(content: bytes, name: str) -> Events:
     x, y = (address & 0x3FFF).astype(np.int16), (address >> 14 & 0x3FFF).astype(np.int16)
     sizes = [re.search(rb"^% " + side + rb" (\d+)", header[0].lower(), re.MULTILINE) for side in (b"width", b"height")]
     width, height = (int(size[1]) if size else int(last.max(initial=0)) + 1 for size, last in zip(sizes, (x, y), strict=True))
-    return checked(Events(t, x, y, address >> 28 & 1 == 1, width, height), name)
+    return checked(Events(_unwrapped(t), x, y, address >> 28 & 1 == 1, width, height), name)
+
+
+def _unwrapped(t: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Times of a clock of 32 bits, which starts again from 0 after 71.6 minutes, as those of one that does not."""
+    longer = t.astype(np.int64)
+    return longer + (np.cumsum(np.diff(longer, prepend=longer[:1]) < -(2**31)) << 32)
 
 
 def _sensor(match: re.Match[bytes] | None, name: str) -> tuple[str, int, int]:

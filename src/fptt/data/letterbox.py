@@ -12,9 +12,9 @@ GREY = 128  # around the image, as in YOLO (Redmon & Farhadi 2018)
 def letterbox(image: Tensor, size: int) -> tuple[Tensor, float, tuple[int, int]]:
     """``image`` [3, height, width], uint8, as a square [3, size, size]; with its scale and its (left, top) corner in there.
 
-    The longer side becomes ``size``, the shorter one is rounded to whole pixels; bilinear, antialiased. A point of the image
-    lies at ``scale`` times its coordinates, plus the corner: ``letterboxed``, ``unletterbox``. Raises InputError for a square
-    of less than 2 pixels.
+    The longer side becomes ``size``, the shorter one is rounded to whole pixels; bilinear, antialiased, for which torch wants
+    whole numbers to lie on the CPU. A point of the image lies at ``scale`` times its coordinates, plus the corner:
+    ``letterboxed``, ``unletterbox``. Raises InputError for a square of less than 2 pixels.
     """
     if size < 2:
         raise InputError(f"images must have at least 2 pixels to a side, got {size}")
@@ -22,7 +22,7 @@ def letterbox(image: Tensor, size: int) -> tuple[Tensor, float, tuple[int, int]]
     scale = size / max(height, width)
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
     left, top = (size - columns) // 2, (size - rows) // 2
-    square = torch.full((*image.shape[:-2], size, size), GREY, dtype=image.dtype, device=image.device)
+    square = torch.full((*image.shape[:-2], size, size), GREY, dtype=image.dtype)
     resized = F.interpolate(image[None], (rows, columns), mode="bilinear", antialias=True)[0]
     square[..., top : top + rows, left : left + columns] = resized
     return square, scale, (left, top)

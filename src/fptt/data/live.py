@@ -63,9 +63,9 @@ class Labels:
 
     @classmethod
     def read(cls, text: str, classes: int) -> "Labels":
-        if text.lstrip("-").isdigit():
+        try:
             rows = [(int(text), -np.inf, np.inf)]
-        else:
+        except ValueError:
             rows = cls._table(Path(text))
         for label, _, _ in rows:
             if not 0 <= label < classes:

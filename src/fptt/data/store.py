@@ -4,8 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +38,8 @@ def made(
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".tmp", dir=place.parent))
+        temporary = place.with_name(f"{place.name}.{secrets.token_hex(4)}.tmp")
+        temporary.mkdir()  # for everybody to read whom the umask lets, as files are
     except OSError as error:
         raise InputError(
             f"cannot write {what} to {place.parent} ({error.strerror}): set $FPTT_CACHE to another folder"
@@ -64,6 +65,8 @@ def arrays(place: Path, names: Sequence[str], source: str) -> list[Tensor]:
     """The arrays ``place``/NAME.npy; the first stays in its file. Raises InputError where one is damaged."""
     try:
         first, *rest = (np.load(place / f"{name}.npy", mmap_mode="c" if name == names[0] else None) for name in names)
+    except PermissionError as error:
+        raise InputError(f"{place} is somebody else's ({error.strerror}): have it made readable, or set $FPTT_CACHE") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{place} is damaged ({error}): delete it; it is made again from the {source}") from None
     return [torch.from_numpy(array) for array in (first, *rest)]

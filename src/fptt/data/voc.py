@@ -3,6 +3,7 @@
 A folder of the layout holds Annotations/NAME.xml, JPEGImages/NAME.jpg and ImageSets/Main/LIST.txt, one NAME a line.
 """
 
+import re
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -43,13 +44,14 @@ def sets(root: Path, size: int, train: Training = "07+12 train", cache: Path | N
         for name in lists:
             if name and (folder is folders[0] or name != "test"):
                 _fetch(root, folder, name)
-    return load(folders, lists, size, CLASSES, cache or catalogue.cache_folder(root))
+    return load(folders, lists, size, CLASSES, cache or catalogue.cache_folder(root), tested=folders[:1])
 
 
 def listed(root: Path, *names: str) -> list[Path]:
-    """The images of these lists of 2007 and 2012, as far as they are in ``root``/VOCdevkit."""
+    """The images of these lists of 2007 and 2012, as far as they are in ``root``/VOCdevkit; of ``test`` that of 2007."""
     folders = sorted((root / "VOCdevkit").glob("VOC20*"))
-    return list(dict.fromkeys(image for folder in folders for name in names for image in _images(folder, name)))
+    pairs = [(folder, name) for folder in folders for name in names if name != "test" or folder.name == "VOC2007"]
+    return list(dict.fromkeys(image for folder, name in pairs for image in _images(folder, name)))
 
 
 def own(
@@ -72,9 +74,17 @@ def classes_of(folder: Path) -> tuple[str, ...]:
 
 
 def load(
-    folders: Sequence[Path], lists: tuple[str, str | None, str], size: int, classes: Sequence[str], cache: Path
+    folders: Sequence[Path],
+    lists: tuple[str, str | None, str],
+    size: int,
+    classes: Sequence[str],
+    cache: Path,
+    *,
+    tested: Sequence[Path] | None = None,
 ) -> tuple[Samples, Samples, Samples]:
     """The images that the three ``lists`` of ``folders`` name: to train, to validate (None for no image) and to test on.
+
+    Only those of ``tested`` (None: of all) are tested on.
 
     Inputs are uint8 [images, 3, size, size], RGB, letterboxed, made once and kept in a memory-mapped file below ``cache``.
     Targets are float32 [images, objects, 6], in each row (label, x1, y1, x2, y2, difficult), the label counted from 0 in
@@ -85,9 +95,10 @@ def load(
     """
     sets: list[list[Path]] = []
     for wanted, use in zip(lists, ("train", "validate", "test"), strict=True):
-        images = [] if wanted is None else [name for folder in folders for name in _images(folder, wanted)]
+        among = tested if tested and use == "test" else folders
+        images = [] if wanted is None else [name for folder in among for name in _images(folder, wanted)]
         if wanted and not images:
-            raise InputError(f"no image to {use} on: {_list(folders[-1], wanted)} is missing or empty")
+            raise InputError(f"no image to {use} on: {_list(among[-1], wanted)} is missing or empty")
         if sets and (both := set(sets[0]) & set(images)):
             raise InputError(f"{min(both)} is both in {lists[0]}.txt and in {wanted}.txt: train on one, {use} on another")
         sets.append(images)
@@ -108,12 +119,18 @@ def _list(folder: Path, name: str) -> Path:
 def _images(folder: Path, name: str) -> list[Path]:
     """The images of a list, each once; none where the folder lacks the list."""
     try:
-        lines = _list(folder, name).read_text().splitlines()
+        lines = _list(folder, name).read_text("utf-8-sig").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {_list(folder, name)} ({error})") from None
-    return [folder / "JPEGImages" / f"{line.split()[0]}.jpg" for line in dict.fromkeys(lines) if line.strip()]
+    return list(dict.fromkeys(_image(folder / "JPEGImages", line.strip()) for line in lines if line.strip()))
+
+
+def _image(folder: Path, line: str) -> Path:
+    """The image that a line names, which may be followed by whether a class is in it (1, 0 or -1); a name may have spaces."""
+    whole = folder / f"{line}.jpg"
+    return whole if " " not in line or whole.is_file() else folder / (re.sub(r"\s+(-1|0|1)$", "", line) + ".jpg")
 
 
 def _fetch(root: Path, folder: Path, name: str) -> None:

@@ -107,8 +107,8 @@ class Detector:
     def _look(
         self, images: Sequence[Tensor], state: DetectorState | None, steps: int
     ) -> tuple[list[Detections], DetectorState]:
-        squares, scales, corners = zip(*(letterbox(image.to(self.device), self.model.size) for image in images), strict=True)
-        output, state = self.forward(torch.stack(squares).float() / 255, state, steps)
+        squares, scales, corners = zip(*(letterbox(image.cpu(), self.model.size) for image in images), strict=True)
+        output, state = self.forward(torch.stack(squares).to(self.device).float() / 255, state, steps)
         found = detections(output, self.head, threshold=self.threshold, iou=self.iou)
         places = zip(found, images, scales, corners, strict=True)
         return [in_image(one, image.shape[-2:], scale, corner) for one, image, scale, corner in places], state

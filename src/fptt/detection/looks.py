@@ -34,12 +34,13 @@ class Look(NamedTuple):
 @torch.inference_mode()
 def look(detector: Detector, image: Tensor, steps: int = 1, state: DetectorState | None = None) -> tuple[Look, DetectorState]:
     """What ``detector`` sees after ``steps`` steps on ``image`` (uint8 [3, height, width]), ``state=None`` being the start."""
-    square, scale, corner = letterbox(image.to(detector.device), detector.model.size)
+    square, scale, corner = letterbox(image.cpu(), detector.model.size)
+    x = square[None].to(detector.device).float() / 255
     maps: dict[str, Any] = {}
     rates: dict[str, float] = {}
     firing_rate = 0.0
     for _ in range(steps):
-        output, state = detector.forward(square[None].float() / 255, state)
+        output, state = detector.forward(x, state)
         for name, z in detector.spikes(state).items():
             cells = z[0].sum(0).cpu() / steps
             maps[name] = maps.get(name, 0) + cells

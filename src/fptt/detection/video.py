@@ -3,6 +3,7 @@
 PyAV reads files and network streams and writes H.264, which browsers play; OpenCV reads cameras.
 """
 
+import struct
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -69,15 +70,20 @@ def picture(path: Path) -> Tensor:
     """An image file, uint8 [3, height, width], the right way up. Raises InputError where it cannot be read."""
     try:
         with Image.open(path) as file:
-            return _tensor(np.array(ImageOps.exif_transpose(file).convert("RGB")))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith(("I", "F")):
+                image = Image.fromarray(_eight_bits(np.asarray(image)))
+            return _tensor(np.array(image.convert("RGB")))
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{path} is no readable image ({reason}): replace it, or leave it out") from None
 
 
 def pictures(folder: Path) -> list[Path]:
     """The image files of ``folder``, in the order of their names. Raises InputError where there is none."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    found = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file() and path.name[0] != "."
+    )
     if not found:
         raise InputError(f"{folder} holds no image ({', '.join(PICTURES)})")
     return found
@@ -100,14 +106,16 @@ class Video:
         self.rate = Fraction(self.stream.average_rate or 25)
 
     def __iter__(self) -> Iterator[Frame]:
-        number, first, last, end = 0, 0.0, 0.0, 0.0
+        number, first, last, end, ahead = 0, 0.0, 0.0, 0.0, 0.0
         try:
             with self.file:
                 for frame in self.file.decode(self.stream):
-                    last = number / float(self.rate) if frame.time is None else frame.time
-                    end = last + float((frame.duration or 0) * self.stream.time_base)
+                    moment = ahead + (number / float(self.rate) if frame.time is None else frame.time)
+                    if number and moment < last:  # recordings one after the other, each with a clock of its own
+                        ahead, moment = ahead + end - moment, end
+                    last, end = moment, moment + (float((frame.duration or 0) * self.stream.time_base) or 1 / float(self.rate))
                     first = first if number else last
-                    yield Frame(_tensor(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)), number, last - first)
+                    yield Frame(self.tensor(frame), number, last - first)
                     number += 1
         except self.av.FFmpegError as error:
             raise self.unreadable(error) from None
@@ -117,6 +125,11 @@ class Video:
             whole = float(((self.stream.start_time or 0) + self.stream.duration) * self.stream.time_base)
             if end < whole - 0.5 * (end - last):
                 raise InputError(f"{self.shown} is truncated: only {number} of its {self.stream.frames} frames are there")
+
+    def tensor(self, frame: Any) -> Tensor:
+        """The picture the right way up, its pixels square."""
+        width = max(1, round(frame.width * (self.stream.sample_aspect_ratio or 1)))
+        return _tensor(np.rot90(frame.to_ndarray(format="rgb24", width=width, height=frame.height), frame.rotation // 90))
 
     def unreadable(self, error: Any) -> InputError:
         return InputError(f"cannot read {self.shown} ({error.strerror}): give an image, a video, a camera's number or a stream")
@@ -206,6 +219,13 @@ def video_writer(path: Path, rate: Fraction | None, height: int, width: int) -> 
 
         yield add
         file.mux(stream.encode(None))
+
+
+def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey values of 16 bits as those of 8. Raises ValueError for others."""
+    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() >= 2**16:
+        raise ValueError("its pixels are no values of 8 or 16 bits")
+    return np.asarray((pixels / 257).round(), np.uint8)
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> Tensor:

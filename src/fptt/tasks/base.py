@@ -168,8 +168,15 @@ class Task:
 
     def check_ranges(self) -> None:
         """Raises InputError for the first setting that is wrong by itself."""
-        for name, least in (("epochs", "1"), ("batch_size", "1"), ("calibrate", "0 batches"), ("recompute", "1 time step")):
-            value = getattr(self, name)
+        least_of = {
+            "epochs": "1",
+            "batch_size": "1",
+            "calibrate": "0 batches",
+            "recompute": "1 time step",
+            "training_size": "1",
+        }
+        for name, least in least_of.items():
+            value = getattr(self, name, None)
             if value is not None and value < int(least.split()[0]):
                 raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
         for name in ("tau_m", "tau_adp"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fptt.data import augment, cache, catalogue, event_sets, frames
+from fptt.data.events import Events
 from fptt.data.samples import Rows, Samples
 from fptt.errors import InputError
 from fptt.tasks.base import Task, option
@@ -55,6 +56,10 @@ class Recorded(Task):
     def event_set(self) -> event_sets.EventSet:
         """The original recordings."""
         raise NotImplementedError
+
+    def seen(self, events: Events) -> Events:
+        """A recording from a file as ``event_set`` has it; unless a set turns them, as it is."""
+        return events
 
     def sets(self) -> tuple[Samples, Samples, Samples]:
         test = self.test_recordings()
@@ -176,6 +181,9 @@ class CIFAR10DVS(DVSGesture):
 
     def event_set(self) -> event_sets.EventSet:
         return event_sets.cifar10_dvs(self.data_folder)
+
+    def seen(self, events: Events) -> Events:
+        return event_sets.exchanged(events)
 
     def test_recordings(self) -> Tensor:
         """A tenth of each class, in the order of the recordings' numbers: the last, or one drawn with ``split_seed``.
