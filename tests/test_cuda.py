@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from conftest import Silent
 from detectors import detector
 from fptt import cli, tasks
 from fptt import state as states
@@ -15,6 +16,8 @@ from fptt.learning.online import make_trainer
 from fptt.learning.rules import make_optimizer, number_of_parts
 from fptt.models.convolutional import ConvolutionalModel
 from fptt.models.sequence import SequenceModel
+from fptt.training.loop import Trainer
+from fptt.training.run import Run
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU: torch sees none"),
@@ -135,6 +138,22 @@ def test_a_run_on_a_gpu(tmp_path, monkeypatch):
     assert cli.main(["evaluate", "run"]) == 0
     summary = (tmp_path / "run" / "summary.json").read_text()
     assert '"test_accuracy": 0.8' in summary or '"test_accuracy": 0.9' in summary
+
+
+def test_a_run_that_was_stopped_goes_on_there(tmp_path, monkeypatch):
+    """In the middle of an epoch, with a moving average."""
+    monkeypatch.chdir(tmp_path)
+    task = tasks.get("digits")(device="cuda", rule="bptt", ema=0.9, epochs=2, hidden=(8,), compile=False)
+    run = Run(tmp_path / "run")
+    run.create(task)
+    first = Trainer(task, run)
+    first.epoch, first.batch = 0, 1
+    first.totals.add(torch.rand(4, 10, device="cuda"), torch.zeros(4, device="cuda"), *torch.rand(2, device="cuda"))
+    first.average.update()
+    first.save()
+    second = Trainer(task, run)
+    second.restore()
+    assert second.fit(Silent())["epochs"] == 2
 
 
 @pytest.mark.parametrize("task", ["smnist", "rmnist", "fashion"])

@@ -184,6 +184,21 @@ def test_what_is_given_is_clipped_and_training_goes_on_as_if_nothing_had_been_as
         assert torch.equal(asked, plain)
 
 
+def test_what_is_given_while_steps_are_compiled():
+    sequence, target = sums.problem()
+    rows = []
+    for compiled in (False, True):
+        model = sums.network()
+        optimizer = make_optimizer("fptt", torch.optim.SGD(model.parameters(), lr=0.05))
+        trainer = make_trainer("fptt", model, LOSS, optimizer, sums.T, compiled=compiled)
+        trainer(sequence, target)
+        rows += [update_gradients(trainer, sequence, target) for _ in range(2)]
+        trainer(sequence, target)
+        assert trainer.compiled == compiled
+    for row in rows[1:]:
+        assert_close(row, rows[0])
+
+
 def test_cosines_and_names():
     a, b = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[4.0, 3.0], [0.0, 0.0]])
     assert cosine(a, b)[0] == pytest.approx(24 / 25) and cosine(a, b)[1].isnan()

@@ -278,3 +278,23 @@ def test_it_learns(neuron, feedback):
     )
     losses = [trainer(sequence, target).loss for _ in range(30)]
     assert torch.stack(losses[-5:]).mean() < 0.8 * torch.stack(losses[:5]).mean()
+
+
+def test_random_feedback_is_in_the_state_dict_and_inference_mode_is_served():
+    model = SequenceModel(3, (4, 4), 2, neuron="alif", readout="fixed")
+    first, second = EProp(model, "random"), EProp(model, "random")
+    x, state = torch.rand(5, 2, 3), None
+    gradients = []
+    for eligible in (first, second):
+        eligible.load_state_dict(first.state_dict())
+        model.zero_grad()
+        torch.manual_seed(0)
+        state = None
+        for x_t in x:
+            output, state = eligible(x_t, state)
+            cross_entropy(output, torch.tensor([0, 1])).backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    with torch.inference_mode():
+        output, _ = second(x[0], state)
+    assert output.shape == (2, 2)

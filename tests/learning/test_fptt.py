@@ -158,6 +158,7 @@ def test_each_group_follows_its_own_alpha():
     [
         (lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=2, gamma=0.1), [0.1, 0.01, 0.01, 0.001]),
         (lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=4), [0.0853553, 0.05, 0.0146447, 0.0]),
+        (lambda o: torch.optim.lr_scheduler.CyclicLR(o, 0.1, 0.3, step_size_up=2, cycle_momentum=False), [0.2, 0.3, 0.2, 0.1]),
     ],
 )
 def test_schedulers_change_the_bases_rate(scheduler, rates):
@@ -212,6 +213,40 @@ def test_averaged_weights_come_and_go():
     assert not torch.equal(own[0], average[0])
     optimizer.restart_from_average()
     assert all(torch.equal(p, a) for p, a in zip(model.parameters(), average, strict=True))
+
+
+def test_a_scheduler_may_change_the_bases_momentum():
+    optimizer = FPTT(torch.optim.Adam(network().parameters()))
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+    assert optimizer.base.param_groups[0]["betas"][0] == 0.95
+
+
+def test_averaged_weights_may_be_entered_twice_and_are_not_trained_or_saved():
+    model = network()
+    optimizer = FPTT(BASES["adamax"](model.parameters()))
+    train(model, optimizer, batches())
+    saved = optimizer.state_dict()
+    own = [p.detach().clone() for p in model.parameters()]
+    average = [optimizer.state[p]["average"].clone() for p in model.parameters()]
+    with optimizer.averaged_weights():
+        for _ in range(2):
+            with optimizer.averaged_weights():
+                assert all(torch.equal(p, a) for p, a in zip(model.parameters(), average, strict=True))
+        for wrong in (optimizer.step, optimizer.state_dict, lambda: optimizer.load_state_dict(saved)):
+            with pytest.raises(RuntimeError, match=r"within averaged_weights\(\)"):
+                wrong()
+    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), own, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [{"fptt_alpha": 0.0}, {"fptt_beta": 0.0}])
+def test_a_group_with_settings_outside_their_range(wrong):
+    used, later = network(), network()
+    with pytest.raises(ValueError, match="fptt_alpha must be positive and fptt_beta"):
+        FPTT(torch.optim.SGD([{"params": used.parameters(), **wrong}], lr=0.1))
+    optimizer = FPTT(torch.optim.SGD(used.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="fptt_alpha must be positive and fptt_beta"):
+        optimizer.add_param_group({"params": later.parameters(), **wrong})
+    assert len(optimizer.param_groups) == 1
 
 
 def test_parameters_without_gradient_are_left_alone():

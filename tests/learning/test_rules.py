@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from conftest import assert_close
 from fptt import FPTT, detach
 from fptt.learning.losses import StepLoss
+from fptt.learning.online import make_trainer
 from fptt.learning.rules import SequenceTrainer, make_optimizer, number_of_parts, part_ends
 from fptt.models.baselines import RecurrentBaseline
 from fptt.models.sequence import SequenceModel
@@ -245,3 +246,17 @@ def test_recomputed_activations_are_not_kept():
             train(sequence, target)
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 4
+
+
+def test_loss_and_trainer_have_as_many_parts_and_sequences_no_fewer_steps():
+    model = SequenceModel(3, (4,), 2)
+    optimizer = make_optimizer("fptt", torch.optim.SGD(model.parameters(), lr=0.1))
+    for parts in (5, 20):
+        with pytest.raises(ValueError, match=f"the loss has {parts} parts and the trainer 10"):
+            SequenceTrainer(model, StepLoss(cross_entropy, parts), optimizer, 10)
+    trainer = SequenceTrainer(model, StepLoss(cross_entropy, 10), optimizer, 10)
+    with pytest.raises(ValueError, match="cannot cut 5 time steps into 10 parts"):
+        trainer(torch.rand(5, 2, 3), torch.zeros(2, dtype=torch.int64))
+    window = make_trainer("online-bptt", model, StepLoss(cross_entropy, 10), torch.optim.SGD(model.parameters()), 10)
+    with pytest.raises(ValueError, match="the loss has 10 parts, the sequence 12 time steps"):
+        window(torch.rand(12, 2, 3), torch.zeros(2, dtype=torch.int64))

@@ -165,6 +165,68 @@ def test_several_groups_frozen_and_unused_parameters():
     assert_equal(eager.everything(), compiled.everything())
 
 
+def freeze(run):
+    run.model.layers[0].synapse.requires_grad_(False)
+
+
+def unfreeze(run):
+    run.model.layers[0].synapse.requires_grad_(True)
+
+
+def keep_statistics(run):
+    run.model.layers[0].norm.eval()
+
+
+def clip(run):
+    run.optimizer.max_norm = 1e-3
+
+
+def forget(run):
+    fresh = make_optimizer("fptt", BASES["momentum"](run.model.parameters()), max_norm=1.0)
+    run.optimizer.load_state_dict(fresh.state_dict())
+
+
+@pytest.mark.parametrize("change", [freeze, unfreeze, keep_statistics, clip, forget], ids=lambda change: change.__name__)
+def test_what_is_changed_in_between_counts(change):
+    eager, compiled = (Run(on, "momentum", norm_steps=STEPS, gamma=1.0) for on in (False, True))
+    for run in (eager, compiled):
+        if change is unfreeze:
+            freeze(run)
+        run.train(batches=1)
+        before = run.model.layers[0].synapse.weight.clone()
+        change(run)
+        run.train(batches=1)
+        assert torch.equal(before, run.model.layers[0].synapse.weight) == (change is freeze)
+    assert_equal(eager.everything(), compiled.everything())
+
+
+@pytest.mark.parametrize("owner", ["optimizer", "base", "weight"])
+def test_hooks_are_called(owner):
+    run, calls = Run(True), []
+    run.train(batches=1)
+    if owner == "weight":
+        hook = run.model.output.weight.register_hook(lambda gradient: calls.append(len(gradient)))
+    else:
+        of = run.optimizer if owner == "optimizer" else run.optimizer.base
+        hook = of.register_step_post_hook(lambda *_: calls.append(1))
+    with pytest.warns(UserWarning, match="hooks of weights or optimizers are called by eager code alone"):
+        run.train(batches=1)
+    assert len(calls) == STEPS
+    run.train(batches=1)  # with no second warning
+    hook.remove()
+    run.train(batches=1)
+    assert len(calls) == 2 * STEPS and run.trainer.graphs == 1
+
+
+def test_parameters_may_have_names():
+    eager, compiled = Run(False), Run(True)
+    for run in (eager, compiled):
+        run.optimizer = make_optimizer("fptt", torch.optim.Adam(run.model.named_parameters(), betas=[0.9, 0.99]))
+        run.trainer = SequenceTrainer(run.model, run.loss, run.optimizer, STEPS, run is compiled)
+        run.train()
+    assert_equal(eager.everything(), compiled.everything())
+
+
 def trained_by_hand(step, partial=False):
     """A loop of one's own on a plain network, whose second half now and then has no gradient."""
     torch.manual_seed(2)

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import signal
 import threading
 
@@ -21,7 +22,7 @@ from fptt.tasks.digits import Digits
 from fptt.tasks.images import MNIST
 from fptt.tasks.mnist import RowMNIST
 from fptt.training.average import MovingAverage
-from fptt.training.loop import Stopped, Trainer, stop_on_signal
+from fptt.training.loop import FIXED, Stopped, Trainer, stop_on_signal
 from fptt.training.run import Run
 
 
@@ -271,10 +272,28 @@ def test_a_batch_of_one_sample_trains_or_is_refused(norm, tmp_path):
 def test_network_of_another_shape(tmp_path):
     trainer = start(small(), tmp_path)
     trainer.fit(Silent())
-    for other in ({"hidden": (9,)}, {"neuron": "lstm"}, {"rule": "bptt"}, {"auxiliary": "none"}):
+    for other in ({"hidden": (9,)}, {"recurrent": False}, {"auxiliary": "none"}):
         with pytest.raises(InputError, match="does not fit these settings") as error:
             Trainer(small(**other), trainer.run).restore()
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_run_goes_on_as_it_began(name, tmp_path):
+    other = {"rule": "bptt", "neuron": "alif", "optimizer": "sgd", "form": "published", "seed": 1, "batch_size": 8}[name]
+    trainer = start(small(), tmp_path)
+    trainer.fit(Silent())
+    option = name.replace("_", "-")
+    with pytest.raises(InputError, match=f"--{option} was .* in .*: a run goes on as it began"):
+        Trainer(small(**{name: other}), trainer.run).restore()
+
+
+def test_a_run_goes_on_with_a_regulariser_of_another_strength(tmp_path):
+    trainer = start(small(), tmp_path)
+    trainer.fit(Silent())
+    resumed = Trainer(small(alpha=0.5, beta=0.25), trainer.run)
+    resumed.restore()
+    assert (resumed.optimizer.param_groups[0]["fptt_alpha"], resumed.optimizer.param_groups[0]["fptt_beta"]) == (0.5, 0.25)
 
 
 def test_summary_counts_and_configuration(tmp_path):
@@ -307,3 +326,21 @@ def test_calibration_takes_the_statistics_of_the_weights_as_they_end_up(tmp_path
     rows = trainer.task.sets()[0].x[:, 3]  # what the fourth step sees
     torch.testing.assert_close(layer.norm.running_mean[3], layer.synapse(rows).mean(0).detach(), rtol=1e-4, atol=1e-5)
     assert layer.norm.momentum == 0.1
+
+
+def test_calibration_of_statistics_that_all_steps_share_is_a_mean_over_them(tmp_path):
+    trainer = start(small(epochs=1, batch_size=45, calibrate=5, norm="shared", recurrent=False), tmp_path / "run")
+    trainer.fit(Silent())
+    layer = trainer.model.layers[0]
+    rows = trainer.task.sets()[0].x  # [images, steps, pixels]
+    torch.testing.assert_close(layer.norm.running_mean[0], layer.synapse(rows).mean((0, 1)).detach(), rtol=1e-4, atol=1e-5)
+    assert layer.norm.momentum == 0.1
+
+
+def test_records_of_a_network_without_spikes_are_json(tmp_path):
+    trainer = start(small(neuron="lstm", epochs=1), tmp_path)
+    trainer.fit(Silent())
+    for name in ("summary.json", "metrics.jsonl"):
+        text = (tmp_path / name).read_text()
+        assert "NaN" not in text and '"firing_rate": null' in text
+    assert math.isnan(trainer.run.summary()["firing_rate"]) and math.isnan(trainer.run.metrics()[0]["firing_rate"])

@@ -38,6 +38,11 @@ def test_convolutional_layers_are_recorded_neuron_by_neuron(kind):
     assert all(values.shape == row["v"].shape for values in row.values())
 
 
+def test_rectifiers_are_not_recorded():
+    _, rows = record(layers.convolutional(2, make_neuron("relu", 3, convolutional=True), 3), torch.randn(5, 4, 2, 6, 6))
+    assert rows == []
+
+
 def test_a_network_without_spikes_has_no_layers_to_record_and_hooks_are_gone():
     outputs, rows = record(RecurrentBaseline(3, (4,), 2), torch.randn(5, 1, 3))
     assert outputs.shape == (5, 1, 2) and rows == []

@@ -1,7 +1,6 @@
 """What several commands need: a task from options, a trained network from a run folder, a result shown."""
 
 import argparse
-import json
 from typing import Any, get_args, get_origin, get_type_hints
 
 import jsonargparse
@@ -9,6 +8,7 @@ import jsonargparse
 from fptt import tasks
 from fptt.data.samples import Samples
 from fptt.errors import InputError
+from fptt.files import to_json
 from fptt.tasks.base import Task, words_for
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
@@ -124,7 +124,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(result))
+        print(to_json(result))
         return
     for key, value in result.items():
         if isinstance(value, float):

@@ -131,12 +131,14 @@ def update_gradients(trainer: SequenceTrainer, sequence: Tensor, target: Tensor,
         rows.append(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]))
 
     hook = base.register_step_pre_hook(given)  # after that which clips
+    compiled, trainer.compiled = trainer.compiled, False  # no graph calls a hook
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             trainer(sequence, target)
     finally:
         hook.remove()
+        trainer.compiled = compiled
         for part, content in kept:
             part.load_state_dict(content)
         for p, gradient in zip(parameters, gradients, strict=True):

@@ -100,8 +100,9 @@ class CapturedParts:
             return False
         places = [*self.parameters, *trainer.model.buffers(), *trainer.loss.buffers()]
         settings = None if trainer.updater is None else trainer.updater.hyper()
-        training = trainer.model.training, trainer.loss.training
-        alike = sequence.shape, sequence.dtype, target.shape, training, settings, *(t.data_ptr() for t in places)
+        training = *(module.training for module in trainer.model.modules()), trainer.loss.training
+        learning = [p.requires_grad for p in self.parameters]
+        alike = sequence.shape, sequence.dtype, target.shape, training, settings, learning, *(t.data_ptr() for t in places)
         if alike != self.alike:
             self.alike, self.graphs = alike, {}
             return False

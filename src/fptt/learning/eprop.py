@@ -89,7 +89,9 @@ class EProp(nn.Module):
         self._check([*(name for unit in units for name in unit.synapses + unit.gates), *layered.linear_maps(model, output)])
         if feedback == "random":
             for name in layered.linear_maps(model, *(layer.synapse for layer in layers[1:]), output):
-                self.wiring.feedback[name] = nn.init.xavier_normal_(torch.empty_like(synapses[name].weight))
+                matrix = nn.init.xavier_normal_(torch.empty_like(synapses[name].weight.detach()))
+                self.register_buffer(buffer_of(name), matrix)
+                self.wiring.feedback[name] = matrix
 
     def _unit(self, module: nn.Module, *synapses: nn.Module | None) -> Unit:
         return Unit(module, *(tuple(layered.linear_maps(self.model, *parts)) for parts in (synapses, (module,))))
@@ -114,6 +116,10 @@ class EProp(nn.Module):
 
     def forward(self, x: Tensor, state: EPropState | None = None) -> tuple[Tensor, EPropState]:
         before = states.detach(self.initial_state(x) if state is None else state)
+        if torch.is_inference_mode_enabled():  # which knows no gradients
+            output, own = self.model(x, before.model)
+            return output, EPropState(own, before.traces)
+        self.wiring.feedback.update({name: self.get_buffer(buffer_of(name)) for name in self.wiring.feedback})
         learns = torch.is_grad_enabled()
         step = Step(self.wiring, before.traces)
         with ExitStack() as hooks, torch.enable_grad():
@@ -121,3 +127,8 @@ class EProp(nn.Module):
             output, own = self.model(x, before.model)
         after = EPropState(own, step.after)
         return (output, after) if learns else (output.detach(), states.detach(after))
+
+
+def buffer_of(synapse: str) -> str:
+    """What a synapse's random feedback is called in the state dict."""
+    return f"feedback_{synapse.replace('.', '_')}"

@@ -64,6 +64,12 @@ class Group:
         }
 
     @property
+    def whole(self) -> bool:
+        """Whether the optimizers have their states, as they had."""
+        pairs = list(zip(self.optimizers, self.tensors["states"], strict=True))
+        return all(buffers.keys() <= o.state.get(p, {}).keys() for o, buffers in pairs for p in self.flat.parameters)
+
+    @property
     def settings(self) -> dict[str, Any]:
         return self.optimizers[0].param_groups[self.number]
 

@@ -76,12 +76,15 @@ class FPTT(Optimizer):
         self.base, self.max_norm = base, max_norm
         self.linear = 0.5 if form == "published" else 1 - rho  # R's linear term is -linear <w, lambda>
         self.decay = 0.5 if form == "published" else 1.0  # lambda <- decay lambda - alpha (w - average)
-        super().__init__(base.param_groups, {"fptt_alpha": alpha, "fptt_beta": beta})
+        super().__init__(base.param_groups, {**base.defaults, "fptt_alpha": alpha, "fptt_beta": beta})
         self.param_groups = base.param_groups
+
+    exchanged = 0  # how deep in ``averaged_weights``
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; returns the closure's loss where one is given (as optimizers like LBFGS need)."""
+        self._check_own_weights("step")
         if closure is None:
             self._add_regulariser()
             loss = self.base.step()
@@ -138,12 +141,23 @@ class FPTT(Optimizer):
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Within this context the parameters hold their running averages; afterwards their own values again."""
-        self._swap()
+        """Within this context the parameters hold their running averages; afterwards their own values again.
+
+        It may be entered again inside. There, ``step``, ``state_dict`` and ``load_state_dict`` raise RuntimeError.
+        """
+        if not self.exchanged:
+            self._swap()
+        self.exchanged += 1
         try:
             yield
         finally:
-            self._swap()
+            self.exchanged -= 1
+            if not self.exchanged:
+                self._swap()
+
+    def _check_own_weights(self, name: str) -> None:
+        if self.exchanged:
+            raise RuntimeError(f"FPTT.{name}() within averaged_weights(), where the weights are not its own: leave it first")
 
     @torch.no_grad()
     def _swap(self) -> None:
@@ -162,6 +176,9 @@ class FPTT(Optimizer):
         self.base.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        alpha, beta = (param_group.get(name, self.defaults[name]) for name in ("fptt_alpha", "fptt_beta"))
+        if not (alpha > 0 and 0 < beta <= 1):
+            raise ValueError(f"fptt_alpha must be positive and fptt_beta lie in (0, 1], got {alpha} and {beta}")
         if self.param_groups is not self.base.param_groups:  # still in __init__: the base has the group already
             super().add_param_group(param_group)
             return
@@ -175,9 +192,11 @@ class FPTT(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Averages and multipliers by parameter under "state", and the base optimizer's own state dict under "base"."""
+        self._check_own_weights("state_dict")
         return {**super().state_dict(), "base": self.base.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._check_own_weights("load_state_dict")
         if "base" not in state_dict:
             raise ValueError("not an FPTT state dict: it has no 'base'; load a plain optimizer's into FPTT(...).base instead")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "base"})

@@ -57,8 +57,11 @@ class Compiled:
         self.graphs: dict[Any, Callable[..., Any]] = {}
         self.tensors: list[Any] = []
         self.settings: Any = None
+        self.learns: tuple[bool, ...] = ()  # as of ``learning``
 
     def __enter__(self) -> "Compiled":
+        if self.groups and not (self.learning() == self.learns and all(group.whole for group in self.groups)):
+            self.start_anew()  # a weight was frozen, say, or the optimizer's states are gone: eager steps settle that
         for group in self.groups:
             group.attach()
         self.tensors, _ = pytree.tree_flatten(self.static())
@@ -69,14 +72,23 @@ class Compiled:
         for group in self.groups:
             group.release()
 
+    def learning(self) -> tuple[bool, ...]:
+        """Which weights learn."""
+        return tuple(p.requires_grad for group in self.optimizer.param_groups for p in group["params"])
+
+    def start_anew(self) -> None:
+        """As before the first step."""
+        self.groups, self.graphs = [], {}
+
     def prepare(self) -> None:
         """Lay weights and states out flat, once a first step has created them."""
         optimizer = self.optimizer
+        self.learns = self.learning()
         try:
             if not isinstance(optimizer, FPTT) or type(optimizer.base) not in ELEMENTWISE:
                 raise NotImplementedError(f"{type(getattr(optimizer, 'base', optimizer)).__name__} is not elementwise")
             for number, settings in enumerate(optimizer.param_groups):
-                used = [p for p in settings["params"] if p in optimizer.state]  # those that have had a gradient
+                used = [p for p in settings["params"] if p in optimizer.state and p.requires_grad]  # that have had a gradient
                 apart = [not p.is_cuda and p.numel() >= LARGE for p in used]
                 together = [p for p, alone in zip(used, apart, strict=True) if not alone]
                 for parameters in (*([p] for p, alone in zip(used, apart, strict=True) if alone), together):
@@ -98,8 +110,10 @@ class Compiled:
 
     def hyper(self) -> tuple[Any, ...]:
         """The settings that a graph has built in."""
+        own = [getattr(self.optimizer, name, None) for name in ("max_norm", "linear", "decay")]
         groups = self.optimizer.param_groups
-        return tuple(value for group in groups for key, value in group.items() if key not in ("params", "lr"))
+        values = [v for group in groups for key, v in group.items() if key not in ("params", "lr", "param_names")]
+        return *self.learning(), *(tuple(value) if isinstance(value, list) else value for value in (*own, *values))
 
     def graph(self, key: Any, function: Callable[..., Any], arguments: list[Any]) -> Callable[..., Any] | None:
         """The graph of ``function(arguments, static)``; None, and no graph ever after, where it cannot be had."""
@@ -175,7 +189,7 @@ class CompiledUpdate(Compiled):
         done = False
         if self.groups:
             with self:
-                done = self.apply()
+                done = bool(self.groups) and self.apply()
         if not done:
             self.optimizer.step()
 

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from fptt import state as states
 from fptt.learning.captured import CapturedParts, captures, numbered, part_ends
 from fptt.learning.fptt import FPTT, Form
-from fptt.learning.graphs import CompiledUpdate, or_eager
+from fptt.learning.graphs import CompiledUpdate, or_eager, warn_of_eager_training
 from fptt.learning.losses import StepLoss
 from fptt.learning.step import CompiledGradient, CompiledStep, Trained
 from fptt.state import State
@@ -134,6 +134,8 @@ class SequenceTrainer:
         updates: int | None = None,
         sampled: int | None = None,
     ):
+        if len(loss.weights) != parts:
+            raise ValueError(f"the loss has {len(loss.weights)} parts and the trainer {parts}: give both as many")
         self.model, self.loss, self.optimizer, self.parts, self.compiled = model, loss, optimizer, parts, compiled
         self.accumulate, self.recompute, self.sampled = accumulate, recompute, sampled
         self.updates = parts if updates is None else updates
@@ -141,6 +143,7 @@ class SequenceTrainer:
         self.updater = CompiledUpdate(optimizer) if isinstance(optimizer, FPTT) else None
         self._update = optimizer.step if self.updater is None else self.updater.step
         self._captured = CapturedParts(self)
+        self.told_of_hooks = False
         self._advance, self._several = or_eager(self.advance), or_eager(self.several)
         self.compiled_finish, self._at_once = or_eager(self.finish), or_eager(self.at_once)
 
@@ -199,23 +202,29 @@ class SequenceTrainer:
         return objective, criterion, output, state, rate + z
 
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
-        """Train on ``sequence`` [time, batch, ...] towards ``target`` [batch, ...]."""
+        """Train on ``sequence`` [time, batch, ...] towards ``target`` [batch, ...].
+
+        Raises ValueError for a sequence of fewer time steps than parts.
+        """
+        if len(sequence) < self.parts:
+            raise ValueError(f"cannot cut {len(sequence)} time steps into {self.parts} parts: give a longer sequence")
         updated = set(part_ends(self.parts, self.updates))
         every_step = self.parts == len(sequence) and self.sampled is None and self.accumulate == 1
         own_updates = isinstance(self._step, CompiledGradient)
-        if self.compiled and every_step and (own_updates or self.updates == self.parts):
+        hooked = self.compiled and self._hooked()
+        if self.compiled and every_step and (own_updates or self.updates == self.parts) and not hooked:
             self.optimizer.zero_grad()
             state = states.initialise(self.model, sequence[0])
             return self._step.through(sequence, state, target, updated if own_updates else ())
         compiled = self.compiled and getattr(self.model, "traceable", True)
-        if captures(sequence) and compiled:
+        if captures(sequence) and compiled and not hooked:
             sequence = sequence.contiguous()
             replayed = self._captured(sequence, target)
             if replayed is not None:
                 output, criterion, total = replayed
                 return Trained(output, criterion, total / len(sequence))
         numbers = numbered(self.parts, sequence.device)[:, 0]
-        update = self._update if compiled else self.optimizer.step
+        update = self._update if compiled and not hooked else self.optimizer.step
         parted = sequence.chunk(self.accumulate, 1), target.chunk(self.accumulate)
         pieces = [
             Piece(x, y, len(y) / len(target), states.initialise(self.model, x[0]), torch.zeros((), device=x.device))
@@ -241,6 +250,17 @@ class SequenceTrainer:
         loss = torch.stack([piece.share * piece.criterion for piece in pieces]).sum()
         rate = torch.stack([piece.share * piece.rate for piece in pieces]).sum() / len(sequence)
         return Trained(torch.cat([piece.output for piece in pieces]), loss, rate)
+
+    def _hooked(self) -> bool:
+        """Whether somebody has hooks on the weights' gradients or on FPTT's updates: no graph would call them."""
+        optimizer, parameters = self.optimizer, [p for group in self.optimizer.param_groups for p in group["params"]]
+        optimizers = (optimizer, optimizer.base) if isinstance(optimizer, FPTT) else ()
+        names = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks", "_backward_hooks", "_post_accumulate_grad_hooks"
+        found = any(getattr(owner, name, None) for owner in (*optimizers, *parameters) for name in names)
+        if found and not self.told_of_hooks:
+            warn_of_eager_training(NotImplementedError("hooks of weights or optimizers are called by eager code alone"))
+        self.told_of_hooks |= found
+        return found
 
     def through(self, segment: Tensor, state: State, compiled: bool) -> tuple[State, Tensor]:
         """The state after the steps of ``segment`` [time, batch, ...] inside a part, and their firing rates' sum."""

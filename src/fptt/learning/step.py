@@ -211,7 +211,11 @@ class CompiledStep(Compiled):
         self.update(learnt, gradients)
 
     def hyper(self) -> tuple[Any, ...]:
-        return self.model.training, self.loss.training, *super().hyper()
+        return *(module.training for module in self.model.modules()), self.loss.training, *super().hyper()
+
+    def start_anew(self) -> None:
+        super().start_anew()
+        self.structure, self.settled, self.captured = None, set(), {}
 
     def _step(self, structure: Any, arguments: list[Any], static: Any) -> tuple[Any, ...]:
         """``eager`` with all tensors given: what is traced."""
@@ -250,6 +254,8 @@ class CompiledGradient(CompiledStep):
         self.sums: list[Tensor] = []
 
     def __enter__(self) -> "CompiledGradient":
+        if self.parameters and self.learning() != self.learns:
+            self.start_anew()
         for p, total in zip(self.parameters, self.sums, strict=True):
             if p.grad is not total:  # any more
                 p.grad = total.zero_() if p.grad is None else total.copy_(p.grad)
@@ -262,9 +268,14 @@ class CompiledGradient(CompiledStep):
 
     def prepare(self) -> None:
         """Take over the gradients of a first step."""
+        self.learns = self.learning()
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.sums = [p.grad for p in self.parameters if p.grad is not None]
         self.__enter__()
+
+    def start_anew(self) -> None:
+        super().start_anew()
+        self.parameters = self.sums = []
 
     def give_up(self, error: Exception) -> None:
         super().give_up(error)

@@ -37,7 +37,12 @@ class WindowTrainer(SequenceTrainer):
         self.window = window
 
     def __call__(self, sequence: Tensor, target: Tensor) -> Trained:
-        """Train on ``sequence`` [time, batch, ...] towards ``target`` [batch, ...]; one update per time step."""
+        """Train on ``sequence`` [time, batch, ...] towards ``target`` [batch, ...]; one update per time step.
+
+        Raises ValueError for a sequence of other length than the loss has parts.
+        """
+        if len(sequence) != self.parts:
+            raise ValueError(f"the loss has {self.parts} parts, the sequence {len(sequence)} time steps: give both as many")
         finish, update = (self.compiled_finish, self._update) if self.compiled else (self.finish, self.optimizer.step)
         advance = self._advance if self.compiled else self.advance
         numbers = torch.arange(self.parts, device=sequence.device)

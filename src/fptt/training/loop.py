@@ -28,6 +28,7 @@ from fptt.training.metrics import machine, peak_memory_mb
 from fptt.training.precision import in_precision, prepare_cpu
 from fptt.training.run import Run
 
+FIXED = ("rule", "neuron", "optimizer", "form", "seed", "batch_size")  # settings with which a training has to go on
 WORTH_COMPILING = 10_000  # time steps of a training: the compiler takes ten seconds or more and then spares milliseconds a step
 
 
@@ -196,6 +197,7 @@ class Trainer:
         norms: list[Any] = [
             module for module in self.model.modules() if hasattr(module, "running_mean") and hasattr(module, "momentum")
         ]
+        shared = [norm for norm in norms if getattr(norm, "time_steps", 1) == 1]  # by all steps
         momenta = [norm.momentum for norm in norms]
         shuffle = generator.manual_seed(self.batch_seed(-1))
         batches = samples.batches(self.task.batch_size, shuffle=shuffle, drop_last=True)
@@ -205,10 +207,12 @@ class Trainer:
                 norm.momentum = 1 / number
             sequence = self.sequence(x, generator)
             state = states.initialise(self.model, sequence[0])
-            if captures(sequence):
+            if captures(sequence) and not shared:
                 CapturedInference(self.infer, self.stepped)(sequence, state)
                 continue
-            for x_t in sequence:
+            for t, x_t in enumerate(sequence, 1):
+                for norm in shared:
+                    norm.momentum = 1 / ((number - 1) * len(sequence) + t)
                 _, state, _ = self.infer(x_t, state)  # compiled, it would be so anew for every momentum
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -312,16 +316,23 @@ class Trainer:
     def restore(self, keep_metrics: bool = False) -> None:
         """Take over the run's last checkpoint; metrics of later epochs are dropped, as they will be made again.
 
-        Raises InputError where it is missing, damaged or of another network.
+        Raises InputError where it is missing, damaged, of another network, or of a training with another of ``FIXED``.
         """
         content = checkpoint.load(self.run.checkpoint)
+        before = self.run.config()[1]
+        for name in FIXED:
+            if before.get(name, getattr(self.task, name)) != getattr(self.task, name):
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option} was {before[name]} in {self.run.folder}: a run goes on as it began")
         try:
             self.model.load_state_dict(content["model"])
             self.loss.load_state_dict(content["loss"])
             self.optimizer.load_state_dict(content["optimizer"])
-            self.totals.load_state_dict(content["totals"])
+            for group in self.optimizer.param_groups:  # as set now, not as saved
+                group |= {f"fptt_{name}": getattr(self.task, name) for name in ("alpha", "beta") if f"fptt_{name}" in group}
+            self.totals.load_state_dict(content["totals"], self.device)
             if isinstance(self.average, MovingAverage):
-                self.average.averages = [*content["average"]]
+                self.average.averages = [average.to(self.device) for average in content["average"]]
             for key in ("epoch", "batch", "seconds", "steps"):
                 setattr(self, key, content[key])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:

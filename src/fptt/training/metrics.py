@@ -45,8 +45,10 @@ class Totals:
     def state_dict(self) -> dict[str, Any]:
         return {"samples": self.samples, "sums": self.sums}
 
-    def load_state_dict(self, content: dict[str, Any]) -> None:
+    def load_state_dict(self, content: dict[str, Any], device: torch.device) -> None:
         self.samples, self.sums = content["samples"], content["sums"]
+        if self.sums is not None:
+            self.sums = self.sums.to(device)
 
 
 def machine(device: torch.device) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fptt import state as states
-from fptt.neurons import Neuron
+from fptt.neurons import Neuron, Rectifier
 
 
 @torch.no_grad()
@@ -17,7 +17,7 @@ def record(model: nn.Module, sequence: Tensor) -> tuple[Tensor, list[dict[str, T
         The outputs [time, batch, outputs], and for each spiking layer, bottom first, its "v", "z", "inv_tau_m" and, where
         the threshold adapts, "b" and "rho", each [time, batch, neurons].
     """
-    neurons = [module for module in model.modules() if isinstance(module, Neuron)]
+    neurons = [module for module in model.modules() if isinstance(module, Neuron) and not isinstance(module, Rectifier)]
     rows: list[dict[str, list[Tensor]]] = [{} for _ in neurons]
     handles = []
     for neuron, row in zip(neurons, rows, strict=True):

@@ -1,6 +1,7 @@
 """The run folder: config.yaml, metrics.jsonl, summary.json, checkpoints/ and curves.png."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 
 import fptt
 from fptt.errors import InputError
+from fptt.files import to_json
 
 FORMAT = 1  # of the run folder; raised when an older fptt could not read a newer folder
 
@@ -78,33 +80,39 @@ class Run:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(to_json(row) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row per epoch."""
         path = self.folder / "metrics.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            return [_read(line) for line in path.read_text().splitlines()] if path.exists() else []
         except (ValueError, UnicodeDecodeError):
             raise InputError(f"{path} is damaged: every line must be JSON; remove the broken one") from None
 
     def keep_metrics_until(self, epoch: int) -> None:
         """Drop the rows of epochs after ``epoch``: they are about to be made again."""
         rows = [row for row in self.metrics() if row["epoch"] <= epoch]
-        write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        write_atomically(self.folder / "metrics.jsonl", "".join(to_json(row) + "\n" for row in rows).encode())
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_atomically(self.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        write_atomically(self.folder / "summary.json", (to_json(summary, indent=2) + "\n").encode())
 
     def summary(self) -> dict[str, Any]:
         path = self.folder / "summary.json"
         try:
-            summary: dict[str, Any] = json.loads(path.read_text())
+            summary = _read(path.read_text())
         except FileNotFoundError:
             raise InputError(f"{self.folder} is unfinished: complete it with fptt train --resume {self.folder}") from None
         except ValueError:
             raise InputError(f"{path} is damaged: make it again with fptt train --resume {self.folder}") from None
         return summary
+
+
+def _read(text: str) -> Any:
+    """The record that ``to_json`` wrote: what was no number is NaN again."""
+    record = json.loads(text)
+    return {key: math.nan if value is None else value for key, value in record.items()} if isinstance(record, dict) else record
 
 
 def _plain(value: Any) -> Any:
