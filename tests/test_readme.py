@@ -40,6 +40,9 @@ def test_commands_parse():
             make_task(tasks.get(name), options)
 
 
-def test_pictures_and_pages_exist():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (HOME / target).exists(), target
+@pytest.mark.parametrize(
+    "page", [HOME / "README.md", HOME / "CONTRIBUTING.md", *sorted((HOME / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_pictures_and_pages_exist(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target

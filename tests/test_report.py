@@ -107,7 +107,7 @@ def test_claims_say_how_they_were_tested(results):
     assert memory.value == "fptt 7 → 7 MB; bptt 9 → 1,234 MB" and memory.conditions.startswith("10 → 99 steps")
     [pair] = found["FPTT comes near BPTT's accuracy, or exceeds it"].measured
     assert pair.value == "digits, ltc: fptt 92.00 ± 2.83 % (2 seeds), bptt 85.00 %"
-    assert pair.conditions == "differing in lr 0.01, 0.5"
+    assert pair.conditions == "updates per sequence 8, 1; differing in lr 0.01, 0.5"
     assert found["CIFAR10-DVS: LTC convolutions by FPTT"].measured == ()
 
 

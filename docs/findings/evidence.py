@@ -101,6 +101,6 @@ def clear_differences(name: str) -> list[str]:
         half = stats.t.ppf(0.975, row["runs"] - 1) * row["difference_sd"] / math.sqrt(row["runs"])
         if abs(row["difference"]) > half:
             better = (row["difference"] < 0) == (row["score"] == "test_mse")
-            by = spread(abs(row["difference"]), half, row["score"].removeprefix("test_"))
+            by = spread(abs(row["difference"]), half, row["score"].removeprefix("test_")).replace(" %", " points")
             found.append(f"{', '.join(str(row[axis]) for axis in axes)}: {'better' if better else 'worse'} by {by}")
     return found

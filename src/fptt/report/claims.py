@@ -14,6 +14,7 @@ from fptt.report.evidence import Evidence, Group, Measurement
 AMOUNTS = {  # a run with fewer tests a claim in reduced form
     "batches", "channels", "epochs", "hidden", "length", "parameters", "size", "test_samples", "train_samples", "width"
 }  # fmt: skip
+OF_RULES = {"alpha", "approximate", "beta", "ema", "feedback", "form", "parts", "rho", "sampled", "window"}  # not of every rule
 DIVISORS = {"pool", "shrink"}  # and so does one with more of these
 
 
@@ -131,8 +132,11 @@ def pairs(groups: list[Group], rule: str, other: str) -> Iterator[Measured]:
         second = _nearest(first, theirs)
         if second is None or _nearest(second, ours) is not first:
             continue
-        names = [f"{name} {shown(first.first.get(name))}, {shown(second.first.get(name))}" for name in differing(first, second)]
-        same = "differing in " + "; ".join(names) if names else "the same settings"
+        names = [name for name in differing(first, second) if name not in OF_RULES]
+        told = [f"{name} {shown(first.first.get(name))}, {shown(second.first.get(name))}" for name in names]
+        same = "differing in " + "; ".join(told) if told else "otherwise the same settings"
+        if first.first.updates != second.first.updates:
+            same = f"updates per sequence {shown(first.first.updates)}, {shown(second.first.updates)}; {same}"
         paths = dict.fromkeys(result.path for group in (first, second) for result in group.results)
         text = f"{first.first.get('task')}, {first.first.get('neuron')}: {rule} {score(first)}, {other} {score(second)}"
         yield Measured(text, same, tuple(paths))
@@ -162,6 +166,8 @@ def memory(measurement: Measurement, rules: list[str]) -> Iterator[Measured]:
         texts.append(f"{rule} {by_steps[steps[0]]:,.0f} → {by_steps[steps[-1]]:,.0f} MB")
     row = rows[0]
     network = f"{shown(row['parameters'])} parameters, batch {row['batch_size']}"
+    if row.get("parts"):
+        network += f", {rules[0]} in {row['parts']} parts, which grow with the sequence"
     yield Measured("; ".join(texts), f"{steps[0]:,} → {steps[-1]:,} steps; {network}", (measurement.path,))
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from fptt import tasks
+from fptt.errors import InputError
 
 UNIMPORTANT = {"seed", "data", "device", "threads", "compile", "out", "json", "tensorboard"}  # do not change what is learnt
 SCORES = ("test_accuracy", "test_map50", "test_mse", "train_accuracy", "train_map50", "train_mse")
@@ -35,6 +36,17 @@ class Result:
                 return known[name]
         default = getattr(tasks.get(self.summary["task"]), name, None)
         return list(default) if isinstance(default, tuple) else default
+
+    @cached_property
+    def updates(self) -> int | None:
+        """Updates per sequence, where its settings are still ones that can be had."""
+        task: Any = tasks.get(self.summary["task"])
+        known = {field.name for field in task.options()}
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in self.settings.items() if key in known}
+        try:
+            return task(**values).number_of_updates
+        except (InputError, TypeError):
+            return None
 
     @property
     def score(self) -> str | None:

@@ -85,7 +85,7 @@ def _runs(evidence: Evidence, link: Link) -> list[str]:
         names = _varying(groups)
         head = ["runs", "task", "rule", "neuron", *(name.replace("_", " ") for name in names), "epochs", "parameters", "result"]
         rows = [_row(group, names, link) for group in groups]
-        parts += [f"### {link(top, top)}", table([*head, "firing rate", "s an epoch", "MB at most"], rows)]
+        parts += [f"### {link(top, top)}", table([*head, "firing rate", "s an epoch", "peak MB"], rows)]
         parts += _pictures([picture for picture in evidence.pictures if picture.split("/")[0] == top], link)
         parts.append(_commands(results))
     return parts
