@@ -1,5 +1,7 @@
 """What a GPU does differently: steps and parts as CUDA graphs. The CPU's own tests say what they compute."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -16,6 +18,7 @@ from fptt.learning.online import make_trainer
 from fptt.learning.rules import make_optimizer, number_of_parts
 from fptt.models.convolutional import ConvolutionalModel
 from fptt.models.sequence import SequenceModel
+from fptt.models.spyv4 import SPYv4
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
 
@@ -72,7 +75,7 @@ def test_in_single_precision_losses_stay_together():
 def test_replayed_parts_are_the_eager_ones(rule, parts):
     """Of equal and of different lengths."""
     eager, compiled = (
-        trained(rule, on, steps=20 if parts == 4 else 23, parts=parts, dtype=torch.float64) for on in (False, True)
+        trained(rule, on, steps=20 if parts == 5 else 23, parts=parts, dtype=torch.float64) for on in (False, True)
     )
     assert_same(eager, compiled, 1e-8)
     assert compiled[2]._captured.graphs
@@ -167,6 +170,66 @@ def test_a_task_makes_the_same_sequences_there(task):
         images, _ = task.augmented(x.to(device), torch.zeros(3, device=device), generator)
         made.append(task.encode(images, generator).cpu())
     torch.testing.assert_close(*made)
+
+
+def test_a_detector_is_trained_and_evaluated_there():
+    model = SPYv4(3, 32, width=0.1).cuda()
+    steps = torch.rand(4, 2, 3, 32, 32, device="cuda")
+    loss = StepLoss(lambda output, target: output.square().mean(), 2).to("cuda")
+    optimizer = make_optimizer("fptt", torch.optim.Adamax(model.parameters(), lr=1e-3))
+    trainer = make_trainer("fptt", model, loss, optimizer, 4, parts=2, compiled=True)
+    losses = [trainer(steps, torch.zeros(2, device="cuda")).loss for _ in range(4)]
+    assert torch.stack(losses).isfinite().all()
+
+    def infer(x_t, state):
+        output, state = model(x_t, state)
+        return output, state, states.firing_rate(state)
+
+    model.eval()
+    inference = CapturedInference(infer, model)
+    outputs = [inference(steps, states.initialise(model, steps[0]))[0] for _ in range(3)]
+    torch.testing.assert_close(outputs[2], outputs[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("rule", ["fptt", "bptt", "tbptt"])
+def test_a_network_without_a_state_at_first_is_served_there(rule):
+    class Cell(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.output = torch.nn.LSTMCell(INPUTS, 6), torch.nn.Linear(6, CLASSES)
+
+        def forward(self, x, state=None):
+            state = self.cell(x, state)
+            return self.output(state[0]), state
+
+    eager, compiled = (trained(rule, on, steps=12, parts=3, model=Cell, dtype=torch.float64) for on in (False, True))
+    assert_same(eager, compiled, 1e-8)
+
+
+def test_states_of_an_optimizer_may_be_reset():
+    ends = []
+    for on in (False, True):
+        torch.manual_seed(1)
+        model = SequenceModel(INPUTS, (8,), CLASSES).to("cuda", torch.float64)
+        optimizer = make_optimizer("fptt", torch.optim.Adamax(model.parameters(), lr=1e-3))
+        trainer = make_trainer("fptt", model, StepLoss(cross_entropy, 6).to("cuda", torch.float64), optimizer, 6, compiled=on)
+        fresh = copy.deepcopy(optimizer.state_dict())
+        for batch in range(8):
+            if batch == 4:
+                optimizer.load_state_dict(fresh)
+            trainer(
+                torch.randn(6, BATCH, INPUTS, device="cuda", dtype=torch.float64), torch.arange(BATCH, device="cuda") % CLASSES
+            )
+        ends.append([p.detach().clone() for p in model.parameters()])
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two GPUs: torch sees fewer")
+def test_on_the_second_gpu(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "digits", "--device", "cuda:1", "--compile", "--epochs", "4", "--out", "run"]) == 0
+    assert '"test_accuracy": 0.8' in (summary := (tmp_path / "run" / "summary.json").read_text()) or "0.9" in summary
 
 
 def test_a_detector_finds_there_what_it_finds_here():

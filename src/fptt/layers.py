@@ -109,6 +109,7 @@ class Layer(nn.Module):
 
     def initial_state(self, x: Tensor) -> LayerState:
         """The state before the first input ``x``."""
+        dispatch.probe(x)
         step = None if self.norm is None else torch.zeros((), dtype=torch.int64, device=x.device)
         return LayerState(self.neuron.initial_state(self.blank(x)), step)
 

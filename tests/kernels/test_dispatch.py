@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fptt import layers, surrogate
-from fptt.kernels import blocks, dispatch, scan
+from fptt.kernels import blocks, dispatch, resident, scan
 from fptt.models.sequence import SequenceModel
 from fptt.neurons import LeakyReadout, make_neuron
 
@@ -60,7 +60,7 @@ def test_other_readouts_run_as_they_are():
 
 def test_only_plain_float32_on_a_gpu_runs_in_kernels(monkeypatch):
     monkeypatch.setattr(blocks, "INSTALLED", True)
-    x = SimpleNamespace(is_cuda=True, dtype=torch.float32, dim=lambda: 2)
+    x = SimpleNamespace(is_cuda=True, dtype=torch.float32, dim=lambda: 2, device=torch.device("cuda:0"))
     assert dispatch.runs(x)
     assert not dispatch.runs(torch.zeros(2, 2))
     assert not dispatch.runs(SimpleNamespace(is_cuda=True, dtype=torch.float64))
@@ -75,6 +75,46 @@ def test_only_plain_float32_on_a_gpu_runs_in_kernels(monkeypatch):
     inside.append(dispatch.runs(x))
     torch.set_autocast_enabled("cuda", False)
     assert inside == [False] * 3
+
+
+def test_a_gpu_on_which_no_kernel_can_be_built_does_without(monkeypatch):
+    x = SimpleNamespace(is_cuda=True, dtype=torch.float32, dim=lambda: 2, device=torch.device("cuda:3"))
+    monkeypatch.setattr(blocks, "INSTALLED", True)
+    monkeypatch.setattr(dispatch, "USABLE", {})
+
+    def no_compiler(_):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one")
+
+    monkeypatch.setattr(blocks, "works", no_compiler)
+    with pytest.warns(UserWarning, match=r"^fptt: no kernels of Triton on cuda:3, .* \(Failed to find C compiler.\)$"):
+        dispatch.probe(x)
+    dispatch.probe(x)  # which is known by now
+    assert not dispatch.runs(x)
+    monkeypatch.setattr(blocks, "works", lambda _: True)
+    x.device = torch.device("cuda:4")
+    dispatch.probe(x)
+    assert dispatch.runs(x) and dispatch.USABLE == {3: False, 4: True}
+
+
+@pytest.mark.parametrize(
+    ("major", "precision", "expected"), [(9, "tf32", True), (8, "tf32", True), (7, "tf32", False), (9, "ieee", False)]
+)
+def test_weights_stay_on_a_processor_that_has_tf32(major, precision, expected, monkeypatch):
+    card = SimpleNamespace(major=major, shared_memory_per_block_optin=2**18)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert resident.fits(64, precision, torch.device("cuda")) == expected
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_precision_of_products_by_either_of_torchs_names():
+    found = []
+    for value in ("tf32", "ieee"):
+        before = torch.backends.cuda.matmul.fp32_precision
+        torch.backends.cuda.matmul.fp32_precision = value
+        found.append(blocks.precision())
+        torch.backends.cuda.matmul.fp32_precision = before
+    torch.set_float32_matmul_precision("highest")
+    assert found == ["tf32", blocks.EXACT]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from conftest import assert_close
 from fptt import layers
 from fptt import state as states
-from fptt.kernels import dispatch, ltc
+from fptt.kernels import blocks, dispatch, ltc
 from fptt.layers import LayerState
 from fptt.models.sequence import SequenceModel, SequenceState
 from fptt.neurons import NeuronState, make_neuron
@@ -148,3 +148,7 @@ def test_kernels_are_operators_by_torchs_rules(kernels, device):
     weights = (layer.synapse.weight, layer.synapse.bias, layer.recurrent.weight, *of_current)
     of_states = (part.weight for part in gates.from_states)
     torch.library.opcheck(ltc._step, (x, v.requires_grad_(), z, b, *weights, *of_states, 0.1, "ieee"))
+
+
+def test_the_least_kernel():
+    assert blocks.works(torch.device("cpu"))

@@ -1,5 +1,7 @@
 """The way of a GPU without one: graphs are stood in for by what they recorded, run again on the same memory."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -11,6 +13,7 @@ from fptt.learning.losses import StepLoss
 from fptt.learning.online import make_trainer
 from fptt.learning.rules import make_optimizer, number_of_parts
 from fptt.models.sequence import SequenceModel
+from fptt.models.spyv4 import SPYv4
 
 pytestmark = pytest.mark.filterwarnings("error:fptt")
 INPUTS, CLASSES, BATCH = 3, 4, 6
@@ -106,6 +109,82 @@ def test_inference_is_that_of_single_steps(gpu):
             total += z
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(rate, total)
+
+
+class Cell(torch.nn.Module):
+    """Has no state before the first step."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.output = torch.nn.LSTMCell(INPUTS, 6), torch.nn.Linear(6, CLASSES)
+
+    def forward(self, x, state=None):
+        state = self.cell(x, state)
+        return self.output(state[0]), state
+
+
+def firing(model):
+    def infer(x_t, state):
+        output, state = model(x_t, state)
+        return output, state, states.firing_rate(state)
+
+    return infer
+
+
+@pytest.mark.parametrize(
+    "model", [Cell, lambda: SPYv4(2, 32, width=0.1).eval()], ids=["a cell without a state at first", "a detector"]
+)
+def test_inference_of_any_model(gpu, model):
+    model = model()
+    shape = (INPUTS,) if isinstance(model, Cell) else (3, 32, 32)
+    x = torch.rand(TOGETHER + 2, 2, *shape)
+    inference = CapturedInference(firing(model), model)
+    found = [inference(x, states.initialise(model, x[0])) for _ in range(3)]
+    state = states.initialise(model, x[0])
+    with torch.no_grad():
+        for x_t in x:
+            expected, state = model(x_t, state)
+    for output, after, _ in found:
+        torch.testing.assert_close(output, expected)
+        torch.testing.assert_close(states.detach(after), states.detach(state))
+
+
+@pytest.mark.parametrize("parts", [3, 6])
+def test_a_model_without_a_state_at_first_is_trained(gpu, parts):
+    ends = []
+    for on in (False, True):
+        torch.manual_seed(1)
+        model = Cell()
+        optimizer = make_optimizer("fptt", torch.optim.Adamax(model.parameters(), lr=1e-2))
+        trainer = make_trainer("fptt", model, StepLoss(cross_entropy, parts), optimizer, 6, parts=parts, compiled=on)
+        for _ in range(4):
+            trainer(torch.randn(6, BATCH, INPUTS), torch.arange(BATCH) % CLASSES)
+        ends.append([p.detach().clone() for p in model.parameters()])
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("parts", [None, 3])
+def test_the_optimizers_states_may_be_reset(gpu, parts):
+    ends = []
+    for on in (False, True):
+        torch.manual_seed(1)
+        model = SequenceModel(INPUTS, (8,), CLASSES).double()
+        cuts = number_of_parts("fptt", 6, parts)
+        optimizer = make_optimizer("fptt", torch.optim.Adamax(model.parameters(), lr=1e-2))
+        trainer = make_trainer("fptt", model, StepLoss(cross_entropy, cuts).double(), optimizer, 6, parts=parts, compiled=on)
+        fresh = copy.deepcopy(optimizer.state_dict())
+        for batch in range(9):
+            if batch == 4:
+                optimizer.load_state_dict(fresh)
+            trainer(torch.randn(6, BATCH, INPUTS, dtype=torch.float64), torch.arange(BATCH) % CLASSES)
+        ends.append([p.detach().clone() for p in model.parameters()])
+    torch.testing.assert_close(*ends, rtol=1e-8, atol=1e-8)
+
+
+def test_one_part_becomes_a_graph(gpu):
+    eager, compiled = (trained("fptt", on, steps=6, parts=1, batches=6) for on in (False, True))
+    assert_same(eager, compiled)
+    assert compiled[2]._captured.graphs
 
 
 @pytest.mark.filterwarnings("default:fptt")

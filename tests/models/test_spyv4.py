@@ -6,6 +6,8 @@ import torch
 import fptt
 from fptt import state as states
 from fptt.errors import InputError
+from fptt.learning import rules
+from fptt.learning.losses import StepLoss
 from fptt.models.spyv4 import PRIOR, SPYv4
 
 
@@ -92,3 +94,13 @@ def test_wrong_settings_are_named(options, message):
 def test_an_image_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"expected images of shape \[batch, 3, 64, 64\]"):
         small()(torch.rand(1, 3, 32, 32))
+
+
+def test_it_is_trained_by_parts_whose_steps_are_compiled(monkeypatch):
+    """``through`` is a name of the protocol, for models that take several steps at once."""
+    monkeypatch.setattr(rules, "or_eager", lambda function: function)  # what is compiled is another test's
+    model = SPYv4(2, 32, width=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    loss = StepLoss(lambda output, target: output.square().mean(), 2)
+    trainer = rules.SequenceTrainer(model, loss, optimizer, 2, compiled=True)
+    assert trainer(torch.rand(4, 2, 3, 32, 32), torch.zeros(2)).loss.isfinite()

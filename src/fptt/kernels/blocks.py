@@ -42,7 +42,11 @@ def rows(t: Tensor) -> Tensor:
 
 def precision() -> str:
     """Of products, as ``torch.set_float32_matmul_precision`` has it; what is asked here torch.compile can follow."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else EXACT
+    try:
+        allowed = torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # who has set it by torch's newer name must not ask by the older
+        allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed else EXACT
 
 
 # Helpers of kernels
@@ -128,3 +132,15 @@ def jitted(module: dict[str, Any], kernels: tuple[Callable[..., Any], ...], own:
     module.update(helpers(), tl=triton.language)
     module.update({function.__name__: triton.jit(function) for function in own})
     return SimpleNamespace(**{function.__name__: triton.jit(function) for function in kernels})
+
+
+def mark(out):
+    """The least that a kernel can do."""
+    tl.store(out, 1.0)
+
+
+def works(device: torch.device) -> bool:
+    """Whether a kernel runs on ``device``; raises whatever keeps it from being built."""
+    out = torch.zeros(1, device=device)
+    jitted(globals(), (mark,)).mark[(1,)](out)
+    return bool(out == 1)

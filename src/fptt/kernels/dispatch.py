@@ -3,6 +3,7 @@
 The truth that they are tested against is the code whose place they take.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -16,15 +17,33 @@ from fptt.kernels.readout import OUTPUTS, leaky_readout, readout_steps
 from fptt.kernels.scan import WIDEST, depth, ltc_steps
 from fptt.neurons import LeakyReadout, LiquidLinear, Neuron, NeuronState
 
+USABLE: dict[int | None, bool] = {}  # by the index of a GPU, as of ``probe``
+
 
 def applies(layer: Any, x: Tensor, state: NeuronState | None) -> bool:
     """Whether ``layer_step`` can take the place of ``layer.forward``: an LTC layer on a GPU with Triton, in float32."""
     return runs(x) and is_recurrent_ltc(layer) and state is not None
 
 
+def probe(x: Tensor) -> None:
+    """Find out, once for each GPU and before anything is compiled, whether Triton can build and run a kernel where ``x`` is.
+
+    It needs a C compiler and knows no very old cards; where it cannot, one warning says so, and torch's operators run.
+    """
+    device = x.device
+    if not (blocks.INSTALLED and x.is_cuda) or device.index in USABLE or torch.compiler.is_compiling():
+        return
+    try:
+        USABLE[device.index] = blocks.works(device)
+    except Exception as error:  # of whatever kind Triton, its compiler or the driver raise
+        USABLE[device.index] = False
+        reason = (str(error).strip().splitlines() or [""])[0]
+        warnings.warn(f"fptt: no kernels of Triton on {device}, training goes on without ({reason})", stacklevel=3)
+
+
 def runs(x: Tensor) -> bool:
     """Whether the kernels run where ``x`` is, on plain matrices of float32."""
-    if not (blocks.INSTALLED and x.is_cuda and x.dtype == torch.float32 and x.dim() == 2):
+    if not (blocks.INSTALLED and x.is_cuda and x.dtype == torch.float32 and x.dim() == 2 and USABLE.get(x.device.index, True)):
         return False
     transformed = torch._C._functorch.maybe_current_level() is not None
     return not (transformed or torch.is_autocast_enabled("cuda") or exporting())

@@ -130,7 +130,8 @@ def fits(features: int, precision: str, device: torch.device) -> bool:
     """Whether a layer of so many neurons has room for its weights on ``device``, at this precision of products."""
     room = 2**18  # of an interpreter
     if device.type == "cuda":
-        room = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+        card = torch.cuda.get_device_properties(device)
+        room = card.shared_memory_per_block_optin if card.major >= 8 else 0  # older ones have no TF32
     columns = power_of_two(features)
     return precision == "tf32" and columns <= WIDEST and 10 * columns**2 + 96 * columns <= room  # five matrices, three states
 

@@ -42,18 +42,30 @@ class Captured:
 
     def __init__(self, function: Callable[..., Any], arguments: Sequence[Any]):
         self.inputs = [torch.empty_like(t).copy_(t) if isinstance(t, Tensor) else t for t in arguments]
+        self.device = next(t.device for t in self.inputs if isinstance(t, Tensor))  # not always the current one
         self.graph = torch.cuda.CUDAGraph()
+        before = torch.cuda.current_stream(self.device)
         try:
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.device(self.device), torch.cuda.graph(self.graph, stream=stream_of(self.device)):
                 self.outputs = function(*self.inputs)
         except RuntimeError as error:
+            torch.cuda.set_stream(before)  # torch 2.11 leaves the other, and a generator that waits for the recording's end
+            generator = torch.cuda.default_generators[self.device.index]
+            generator.graphsafe_set_state(generator.clone_state())
             raise NotCaptured(str(error)) from error
 
     def __call__(self, *arguments: Any) -> Any:
         kept, given = ([t for t in tensors if isinstance(t, Tensor)] for tensors in (self.inputs, arguments))
         torch._foreach_copy_(kept, given)
-        self.graph.replay()
+        with torch.cuda.device(self.device):
+            self.graph.replay()
         return self.outputs
+
+
+@functools.cache
+def stream_of(device: torch.device) -> torch.cuda.Stream:
+    """A stream on which to record what is done on ``device``."""
+    return torch.cuda.Stream(device)
 
 
 def stretches(time_steps: int, ends: Collection[int] = ()) -> Iterator[tuple[int, int]]:
@@ -98,8 +110,14 @@ class CapturedParts:
         whole = trainer.accumulate == 1 and trainer.sampled is None and trainer.recompute is None
         if not whole or trainer.updates != trainer.parts or -(-len(sequence) // trainer.parts) > LONGEST or not self.works:
             return False
+        updater = trainer.updater
+        if not hasattr(trainer.model, "initial_state"):  # then its first state is none, and unlike the others
+            return False
+        if updater is not None and updater.works and not (updater.groups and all(group.whole for group in updater.groups)):
+            self.alike = None  # weights and states have no place yet, or no longer
+            return False
         places = [*self.parameters, *trainer.model.buffers(), *trainer.loss.buffers()]
-        settings = None if trainer.updater is None else trainer.updater.hyper()
+        settings = None if updater is None else updater.hyper()
         training = *(module.training for module in trainer.model.modules()), trainer.loss.training
         learning = [p.requires_grad for p in self.parameters]
         alike = sequence.shape, sequence.dtype, target.shape, training, settings, learning, *(t.data_ptr() for t in places)
@@ -146,10 +164,13 @@ class CapturedParts:
             p.grad = None
         state = pytree.tree_unflatten(list(leaves), structure)
         objective, criterion, output, state, rate = trainer.part(steps, state, target, number[0], compiled=True)
+        after, structure_after = pytree.tree_flatten(state)
+        if structure_after != structure:
+            raise NotCaptured("its state changes its structure from part to part")
         objective.backward()
         if trainer.updater is not None and not trainer.updater.apply():
             raise NotCaptured("the update is not compiled")
-        return output, criterion, rate, *pytree.tree_leaves(state)
+        return output, criterion, rate, *after
 
 
 class CapturedInference:
@@ -163,7 +184,17 @@ class CapturedInference:
     def __init__(self, infer: Callable[[Tensor, State], tuple[Tensor, State, Tensor]], model: nn.Module | None = None):
         self.infer, self.through = infer, getattr(model, "through", None)
         self.graphs: dict[Any, Captured | None] = {}  # None: run once
+        self.structures: dict[Any, Any] = {}  # of the states that they leave
         self.works = True
+
+    def several(self, key: Any, steps: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """What is recorded of a stretch."""
+        state, rates = pytree.tree_unflatten(list(leaves), key[0]), []
+        for x_t in steps.unbind():
+            output, state, z = self.infer(x_t, state)
+            rates.append(z)
+        after, self.structures[key] = pytree.tree_flatten(state)
+        return output, torch.stack(rates).sum(), *after
 
     def recorded(self, key: Any, function: Callable[..., Any], arguments: list[Tensor]) -> Callable[..., Any]:
         """``function`` as a graph where that can be had."""
@@ -181,28 +212,22 @@ class CapturedInference:
         leaves, structure = pytree.tree_flatten(state)
         total = torch.zeros((), device=sequence.device)
 
-        def several(steps: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
-            state, rates = pytree.tree_unflatten(list(leaves), structure), []
-            for x_t in steps.unbind():
-                output, state, z = self.infer(x_t, state)
-                rates.append(z)
-            return output, torch.stack(rates).sum(), *pytree.tree_leaves(state)
-
         for first, last in stretches(len(sequence)):
             arguments = [sequence[first : last + 1].contiguous(), *leaves]
             if self.through is not None:
                 found = self.through(arguments[0], pytree.tree_unflatten(leaves, structure))
                 if found is not None:
                     output, state, rate = found
-                    leaves = pytree.tree_leaves(state)
+                    leaves, structure = pytree.tree_flatten(state)
                     total += rate
                     continue
             key = structure, *(getattr(t, "shape", t) for t in arguments)
-            run: Callable[..., Any] = several
+            run: Callable[..., Any] = functools.partial(self.several, key)
             if key not in self.graphs:
                 self.graphs[key] = None
             elif self.works:
-                run = self.recorded(key, several, arguments)
+                run = self.recorded(key, run, arguments)
             output, rate, *leaves = run(*arguments)
+            structure = self.structures[key]
             total += rate
         return output.clone(), states.map_state(torch.clone, pytree.tree_unflatten(leaves, structure)), total

@@ -95,7 +95,7 @@ class Compiled:
                     if parameters:
                         self.groups.append(Group(optimizer, number, parameters))
             self.__enter__()
-        except (NotImplementedError, KeyError) as error:
+        except (NotImplementedError, KeyError, TypeError) as error:  # of the last kind where a device has no double precision
             self.give_up(error)
 
     def give_up(self, error: Exception) -> None:

@@ -76,7 +76,7 @@ class CompiledStep(Compiled):
 
         None elsewhere, and where no step of these shapes has been compiled and run before.
         """
-        if not self.settled:
+        if not (self.settled and all(group.whole for group in self.groups)):
             return None
         leaves, structure = pytree.tree_flatten(state)
         key = (structure, self.hyper(), *map(signature, (sequence[0], target, *leaves))), self.addresses()

@@ -138,7 +138,7 @@ class SPYv4(nn.Module):
             states.append(layer.initial_state(x))
             return layer.blank(x)
 
-        self.through(x, start)
+        self.joined(x, start)
         outputs = ANCHORS * (5 + self.classes)
         liquid = self.readout == "liquid"
         readouts = tuple(x.new_zeros(len(x), outputs, cells, cells) if liquid else None for cells in self.cells)
@@ -155,7 +155,7 @@ class SPYv4(nn.Module):
             after.append(layer_state)
             return z
 
-        maps = self.through(self.dropout(x), step)
+        maps = self.joined(self.dropout(x), step)
         outputs, readouts = [], []
         for number, (head, z) in enumerate(zip(self.heads, maps, strict=True)):
             output, readout = head(z), None
@@ -165,7 +165,7 @@ class SPYv4(nn.Module):
             readouts.append(readout)
         return torch.cat(outputs, dim=1), DetectorState(tuple(after), tuple(readouts))
 
-    def through(self, x: Tensor, step: Callable[[Layer, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def joined(self, x: Tensor, step: Callable[[Layer, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """How the layers are joined: the maps that the coarse and the fine head read, where ``z = step(layer, x)``.
 
         Each block is that of CSPNet (Wang et al. 2020, arXiv 1911.11929): half of a first layer's channels go through two

@@ -33,7 +33,8 @@ class Totals:
             values["accuracy"] = (output.argmax(1) == target).float().mean()
         elif self.metric == "mse":
             values["mse"] = torch.nn.functional.mse_loss(output, target)
-        row = torch.stack([values[key].detach().to(output.device, torch.float64) for key in self.keys])
+        kind = torch.float32 if output.device.type == "mps" else torch.float64  # which that device does not have
+        row = torch.stack([values[key].detach().to(output.device, kind) for key in self.keys])
         self.samples += len(target)
         self.sums = row * len(target) if self.sums is None else self.sums + row * len(target)
 
