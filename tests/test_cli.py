@@ -71,7 +71,7 @@ def test_settings_travel_through_a_config_file(run, tmp_path):
     assert config["length"] == 6 and config["hidden"] == [3, 4] and config["recurrent"] is False
     (tmp_path / "mine.yaml").write_text(out)
     rest = ["--iterations", "1", "--held-out", "4", "--epochs", "1", "--batch-size", "4", "--json", "--out", "r"]
-    status, out, err = run("train", "adding", "--config", "mine.yaml", *rest)
+    status, out, err = run("train", "adding", *rest, "--config", "mine.yaml")  # options count more, wherever they stand
     assert status == 0, err
     written = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
     assert written["length"] == 6 and written["hidden"] == [3, 4] and written["recurrent"] is False and written["epochs"] == 1
@@ -83,6 +83,8 @@ def test_resume_trains_on_with_more_epochs(run, trained):
     assert status == 0, err
     assert json.loads(out)["epochs"] == 3
     assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    status, _, err = run("train", "--resume", "first", "--epochs", "2")
+    assert status == 2 and "first has 3 epochs already: give --epochs 3 or more" in err
 
 
 def test_tensorboard_on_request(run, tmp_path):
@@ -120,6 +122,10 @@ def other_format(folder):
     (folder / "old" / "config.yaml").write_text("task: digits\nformat: 0\nversion: 0.0.1\n")
 
 
+def settings_with_a_recipe(folder):
+    (folder / "smnist.yaml").write_text("task: smnist\nrecipe: 14x14\n")
+
+
 def nothing(folder):
     pass
 
@@ -139,6 +145,26 @@ BAD = [
     (nothing, ["train", "--rule", "ottt", "--precision", "bfloat16"], "bfloat16 is too coarse"),
     (nothing, ["train", "--rule", "eprop", "--readout", "fixed"], "not the batch norm layers.0.norm"),
     (nothing, ["train", "--rule", "eprop", "--neuron", "lstm"], "RecurrentBaseline has no"),
+    *(
+        (nothing, ["train", f"--{name}", value], f"--{name} must ")
+        for name, value in (
+            ("beta", "2"),
+            ("rho", "1"),
+            ("max-norm", "0"),
+            ("threads", "-3"),
+            ("warmup", "-3"),
+            ("milestones", "0"),
+            ("lr", "0"),
+        )
+    ),
+    (nothing, ["train", "--rule", "bptt", "--parts", "4"], "give --rule tbptt"),
+    *(
+        (nothing, ["train", f"--{name}", value], f"--{name} is for --rule {rule}, not fptt")
+        for name, value, rule in (("sampled", "3", "sltt"), ("window", "3", "online-bptt"), ("feedback", "random", "eprop"))
+    ),
+    (nothing, ["train", "smnist", "--reci", "14x14"], "--reci"),
+    (settings_with_a_recipe, ["train", "--config", "smnist.yaml"], "give --recipe 14x14"),
+    (settings_with_a_recipe, ["train", "digits", "--config", "smnist.yaml"], "is of task 'smnist', not 'digits'"),
     (nothing, ["train", "--device", "cuda:99"], "cuda"),
     (nothing, ["train", "--device", "abacus"], "abacus"),
     (nothing, ["train", "--resume", "nowhere"], "nowhere is not a run folder"),
@@ -177,7 +203,10 @@ def test_damaged_mnist_is_one_line(run, tmp_path, torchvision):
 
 BAD_AFTER_TRAINING = [
     (["train", *QUICK, "--out", "first"], "already holds a run"),
-    (["train", "--resume", "first", "--hidden", "9", "--epochs", "3"], "does not fit these settings"),
+    (["train", "--resume", "first", "--hidden", "9", "--epochs", "3"], "--hidden was [8] in first: a run goes on as it began"),
+    (["train", "adding", "--resume", "first"], "first/config.yaml is of task 'digits', not 'adding'"),
+    (["plot", "first", "first", "--kind", "raster"], "draws one run, got 2"),
+    (["plot", "first", "--out", "picture"], "it has no suffix"),
     (["plot", "first", "--out", "picture.xyz"], "xyz"),
     (["plot", "first", "--labels", "a", "b"], "--labels"),
     (["plot", "first", "--kind", "raster", "--sample", "300"], "samples 0 to 299"),

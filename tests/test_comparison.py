@@ -17,7 +17,7 @@ from fptt.tasks.digits import Digits
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
 
-TINY = {"task": "digits", "epochs": 2, "hidden": [4], "threads": 1, "compile": False}
+TINY = {"task": "digits", "epochs": 2, "hidden": [4], "threads": 1}
 GRID = {
     "settings": TINY,
     "vary": {"neuron": ["lif", "ltc"], "rule": {"FPTT": None, "4 parts": {"parts": 4}, "BPTT": {"rule": "bptt"}}},
@@ -60,6 +60,8 @@ def test_every_combination_but_the_exceptions_is_planned(grid):
         ({"except": [{"seed": 7}]}, "no 'seed: 7' among what varies"),
         ({"baseline": {"rules": "BPTT"}}, "no 'rules: BPTT' among what varies"),
         ({"settings": 5}, "'settings' must be a mapping"),
+        ({"settings": {"seed": 7}}, "'seed' is no setting of a comparison: list seeds under 'seeds'"),
+        ({"except": [{"neuron": "ltc"}, {"neuron": "lif"}]}, "'except' leaves nothing to train"),
         ({"except": {"neuron": "lif"}}, "'except' must be a list of cells"),
     ],
 )
@@ -106,9 +108,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path_factory, accuracies, comman
 def test_a_grid_is_trained_once_and_what_fails_is_told(grid, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = grid(vary={"rule": ["fptt", "bptt", "eprop"]}, seeds=[0, 1], baseline={"rule": "fptt"}, **{"except": []})
-    stopped = Trainer(
-        Digits(epochs=2, hidden=(4,), threads=1, compile=False, rule="bptt"), Run(tmp_path / "runs/some/runs/bptt-seed0")
-    )
+    stopped = Trainer(Digits(epochs=2, hidden=(4,), threads=1, rule="bptt"), Run(tmp_path / "runs/some/runs/bptt-seed0"))
     stopped.run.create(stopped.task)
     stopped.task.epochs = 1
     stopped.fit(Silent())

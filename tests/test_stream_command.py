@@ -12,6 +12,7 @@ from event_files import nmnist, some_events
 from fptt.commands.stream import frame_maker
 from fptt.data import event_sets, recordings
 from fptt.data.cache import Framing
+from fptt.report.reading import read
 from fptt.tasks.events import CIFAR10DVS
 from fptt.tasks.simulated import SimulatedEvents
 from fptt.training.checkpoint import load
@@ -79,6 +80,8 @@ def test_a_stream_learns_and_saves_a_run_of_its_own(streamed, run, tmp_path):
     assert np.mean([step["loss"] for step in steps[-10:]]) < np.mean([step["loss"] for step in steps[:5]])
     assert {path: path.read_bytes() for path in before} == before, "the run it came from is left as it is"
     assert json.loads((tmp_path / "second" / "summary.json").read_text())["adapted_from"] == str(folder)
+    shutil.copytree(tmp_path / "second", tmp_path / "evidence" / "second")
+    assert not read(tmp_path / "evidence").runs, "no command makes it again: a report leaves it out"
 
     _, fresh, _ = run("stream", file, "--run", folder, "--ms", "10", "--json")
     _, adapted, _ = run("stream", file, "--run", "second", "--ms", "10", "--json")
@@ -109,6 +112,8 @@ def test_a_run_of_another_rule_goes_on_with_fptt(streamed, run):
 def test_what_a_stream_refuses(streamed, run, tmp_path):
     folder, file, _ = streamed
     (tmp_path / "large.bin").write_bytes(nmnist(some_events(n=50, width=34, height=34)))
+    for name, line in (("none", ""), ("back", "1,5,5\n"), ("late", "1,9000000000,9000000001\n")):
+        (tmp_path / f"{name}.csv").write_text("label,start_us,end_us\n" + line)
     shutil.copytree(folder, tmp_path / "unfinished")
     (tmp_path / "unfinished" / "checkpoints" / "last.pt").unlink()
     assert run("train", "--epochs", "1", "--hidden", "8", "--out", "digits", "--json")[0] == 0
@@ -117,6 +122,11 @@ def test_what_a_stream_refuses(streamed, run, tmp_path):
         ([file, "--run", folder, "--ms", "5", "--events", "5"], "give one of the two"),
         *(([file, "--run", folder, "--ms", ms], "--ms must be a positive number of milliseconds") for ms in ("-5", "0", "nan")),
         ([file, "--run", folder, "--ms", "5", "--learn=--5"], "cannot read labels from --5"),
+        ([file, "--run", folder, "--ms", "5", "--lr", "0.1"], "--lr is that of --learn"),
+        ([file, "--run", folder, "--ms", "5", "--learn", "none.csv"], "none.csv names no label"),
+        ([file, "--run", folder, "--ms", "5", "--learn", "back.csv"], "back.csv, line 2: label 1 is to hold from 5 to 5"),
+        ([file, "--run", folder, "--ms", "50", "--learn", "late.csv", "--save", "x"], "no label of late.csv applies"),
+        ([file, "--run", folder, "--ms", "5", "--learn", "1", "--save", "large.bin/x"], "give another --save"),
         ([file, "--run", folder, "--ms", "5", "--save", "x"], "give --learn"),
         ([file, "--run", folder, "--ms", "5", "--learn", "12"], "the network knows the classes 0 to 9"),
         ([file, "--run", folder, "--ms", "5", "--learn", "1", "--lr", "0"], "--lr must be positive"),

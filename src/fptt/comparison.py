@@ -68,6 +68,8 @@ class Grid:
             raise InputError(f"{path}: unknown key '{unknown[0]}'; a grid has {', '.join(KEYS)}")
         if not isinstance(content.get("settings", {}), dict):
             raise InputError(f"{path}: 'settings' must be a mapping from settings to values")
+        if found := [name for name in ("seed", "out", "resume") if name in content.get("settings", {})]:
+            raise InputError(f"{path}: '{found[0]}' is no setting of a comparison: list seeds under 'seeds', and give --out")
         axes = {str(name): cls._values(path, str(name), values) for name, values in content["vary"].items()}
         seeds, left_out = content.get("seeds", [0]), content.get("except", [])
         if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
@@ -81,6 +83,14 @@ class Grid:
             for axis, name in names.items():
                 if label(name) not in axes.get(axis, {}) and not (axis == "seed" and names is not baseline and name in seeds):
                     raise InputError(f"{path}: there is no '{axis}: {name}' among what varies")
+        planned = cls._planned(content, axes, seeds, left_out)
+        if not planned:
+            raise InputError(f"{path}: 'except' leaves nothing to train")
+        return cls(tuple(axes), planned, {axis: label(name) for axis, name in baseline.items()})
+
+    @staticmethod
+    def _planned(content: Any, axes: dict[str, dict[str, dict[str, Any]]], seeds: Any, left_out: Any) -> list[Planned]:
+        """All runs, but for those that are left out."""
         planned = []
         for *names, seed in itertools.product(*axes.values(), dict.fromkeys(seeds)):
             labels = dict(zip(axes, names, strict=True))
@@ -91,7 +101,7 @@ class Grid:
             for axis, name in labels.items():
                 settings |= axes[axis][name]
             planned.append(Planned(labels, seed, {**settings, "seed": seed}))
-        return cls(tuple(axes), planned, {axis: label(name) for axis, name in baseline.items()})
+        return planned
 
     @staticmethod
     def _values(path: Path, axis: str, values: Any) -> dict[str, dict[str, Any]]:

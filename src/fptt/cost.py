@@ -190,6 +190,7 @@ class Counter:
             "connection_sparsity": zeros / sum(p.weight.numel() for p in self.products),
             "activation_sparsity": 1 - sum(int(a.active) for a in self.activities) / outputs if outputs else None,
             **{key: counts.sum().item() / samples for key, counts in counted.items()},
+            **({} if outputs else {"membrane_updates": None}),
             "firing_rates": {a.name: int(a.active) / a.outputs for a in self.activities if a.spiking},
             "products": [
                 {
@@ -213,11 +214,12 @@ def measure(model: nn.Module, sequences: Iterable[Tensor]) -> dict[str, Any]:
 
     Returns:
         "footprint_bytes" of parameters and buffers; "connection_sparsity", the share of weights that are zero;
-        "activation_sparsity", the share of the neurons' outputs that are zero (None without neurons); per sample, which is a
-        whole sequence, "dense_operations", "effective_macs", "effective_acs", "membrane_updates", and "energy_estimate_nj",
-        the energy of the effective operations' arithmetic alone, without memory traffic; "firing_rates", the spikes per
-        neuron and step of each spiking layer; "products", the operations per sample of each weight matrix or kernel, which
-        are ACs where all its inputs were -1, 0 or 1; "steps", the figures per sample as lists over the time steps.
+        "activation_sparsity", the share of the neurons' outputs that are zero (None without neurons of fptt, as the membrane
+        updates are); per sample, which is a whole sequence, "dense_operations", "effective_macs", "effective_acs",
+        "membrane_updates", and "energy_estimate_nj", the energy of the effective operations' arithmetic alone, without memory
+        traffic; "firing_rates", the spikes per neuron and step of each spiking layer; "products", the operations per sample of
+        each weight matrix or kernel, which are ACs where all its inputs were -1, 0 or 1; "steps", the figures per sample as
+        lists over the time steps.
 
     Raises:
         InputError: for a module whose operations cannot be counted, for sequences of different lengths, and for none.

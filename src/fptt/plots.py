@@ -35,6 +35,8 @@ STYLE: Any = {
 def save(figure: Figure, path: Path) -> None:
     """Write ``figure`` in the format of the path's suffix. Raises InputError where that cannot be done."""
     try:
+        if not path.suffix:
+            raise ValueError("it has no suffix, which says the format")
         figure.savefig(path, dpi=150, bbox_inches="tight")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write the picture {path} ({error}): give another --out, ending in .png or .svg") from None
@@ -74,8 +76,14 @@ def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
                     )
             axis.set(xlabel="epoch", ylabel={"mse": "mean squared error", "map50": "mAP at IoU 0.5"}.get(key, key))
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if max(len(rows) for _, rows in runs) == 1:
+                axis.set_xlim(0.5, 1.5)
             if key in ("loss", "mse"):
                 axis.set_yscale("log")
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_major_formatter("{x:,g}")
+                axis.minorticks_off()
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -164,10 +172,12 @@ def raster(layers: Sequence[dict[str, Any]], title: str = "", sample: int = 0) -
         for number, (layer, axis) in enumerate(zip(layers, axes[:, 0], strict=True), 1):
             z = np.asarray(layer["z"])[:, sample]
             steps, neurons = np.nonzero(z)
-            axis.scatter(steps, neurons, s=max(1.5, 400 / len(z) / 4), marker="|", color=COLOURS[(number - 1) % len(COLOURS)])
+            size = min(max(1.5, 100 / len(z)), (110 / z.shape[1]) ** 2)  # in points squared; no higher than its row
+            axis.scatter(steps, neurons, s=size, marker="|", color=COLOURS[(number - 1) % len(COLOURS)])
             axis.set(ylabel="neuron", ylim=(-1, z.shape[1]), xlim=(-0.5, len(z) - 0.5))
             axis.set_title(f"layer {number}: {z.mean():.3f} spikes per neuron and step", loc="left")
         axes[-1, 0].set_xlabel("time step")
+        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(title, fontsize=11)
     return figure
 
@@ -197,6 +207,7 @@ def traces(layers: Sequence[dict[str, Any]], title: str = "", sample: int = 0, n
             axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
         for axis in axes[-1]:
             axis.set_xlabel("time step")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(title, fontsize=11)
     return figure
 

@@ -23,6 +23,15 @@ def network(task):
 """
 
 
+HIDDEN = OWN.replace(
+    "z = torch.zeros(len(x), 8) if z is None else z", "z = getattr(self, 'z', torch.zeros(len(x), 8))"
+).replace("return self.leave(z), z", "self.z = z\n        return self.leave(z), None")
+
+
+ONCE = """self.once = self.once if hasattr(self, "once") else self.enter.weight.exp().sum()
+        z = torch.tanh(self.enter(x) + z + self.once)"""
+
+
 def test_a_network_of_ones_own_is_executed_only_where_the_command_says_so(run, tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
     status, out, err = run("train", "--epochs", "1", "--network", "mine.py:network", "--rule", "bptt", "--json")
@@ -51,8 +60,15 @@ def test_a_network_of_ones_own_is_executed_only_where_the_command_says_so(run, t
         ("import torch\n\nnetwork = 1 / 0", "line 3: ZeroDivisionError"),
         ("def network(:", "line 1: SyntaxError"),
         ("def network(task):\n    return task.size", "line 2: AttributeError"),
-        (OWN.replace("task.outputs", "3"), "must be of shape [2, 10], not [2, 3]"),
+        (OWN.replace("task.outputs", "3"), "must be numbers of shape [2, 10], not torch.float32 [2, 3]"),
         (OWN.replace("return self.leave(z), z", "return z"), "must return (output, state), not Tensor"),
+        (HIDDEN, "the same two steps from the start give another output each time. If it keeps its state"),
+        (OWN.replace("z = torch.tanh(self.enter(x) + z)", ONCE), "RuntimeError: Trying to backward through the graph a second"),
+        (OWN.replace("return Network(task)", "return Network(task).requires_grad_(False)"), "it has no weights to train"),
+        (
+            OWN.replace("return self.leave(z), z", "return self.leave(z).long(), z"),
+            "must be numbers of shape [2, 10], not torch.int64",
+        ),
     ],
 )
 def test_a_file_that_makes_no_network_is_one_line_and_leaves_nothing(run, tmp_path, source, message):

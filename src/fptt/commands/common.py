@@ -23,6 +23,7 @@ def train_parser(task_class: Any) -> jsonargparse.ArgumentParser:
         description=f"{task_class.__doc__.splitlines()[0]} Other tasks: {others}; fptt train TASK --help.",
         print_config="--print-config",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file of settings, such as the config.yaml of a run")
     if task_class.recipes:
@@ -63,6 +64,17 @@ def value_of(arguments: list[str], option: str) -> str | None:
     return None
 
 
+def files_first(arguments: list[str]) -> list[str]:
+    """``arguments`` with files of settings before the other options, which count more wherever they stand."""
+    files, rest, words = list[str](), list[str](), iter(arguments)
+    for word in words:
+        if word == "--config":
+            files += [word, *([value] if (value := next(words, None)) is not None else [])]
+        else:
+            (files if word.startswith("--config=") else rest).append(word)
+    return files + rest
+
+
 def make_task(task_class: Any, arguments: list[str]) -> tuple[Task, dict[str, Any]]:
     """The task with the settings that ``arguments`` give it, and all options."""
     parser = train_parser(task_class)
@@ -73,10 +85,13 @@ def make_task(task_class: Any, arguments: list[str]) -> tuple[Task, dict[str, An
         settings = task_class.recipes[recipe].items()
         parser.set_defaults({name: list(value) if isinstance(value, tuple) else value for name, value in settings})
     try:
-        options = vars(parser.parse_args(arguments))
+        options = vars(parser.parse_args(files_first(arguments)))
     except argparse.ArgumentError as error:
         message = " ".join(str(error).split())
         raise InputError(f"{message} (see {parser.prog} --help)") from None
+    for name in ("recipe", "resume"):
+        if options.get(name) is not None and value_of(arguments, f"--{name}") is None:
+            raise InputError(f"'{name}' counts in the command alone, not in a file of settings: give --{name} {options[name]}")
     settings = {field.name: options[field.name] for field in task_class.options()}
     if (network := settings.get("network")) is not None and value_of(arguments, "--network") is None:
         raise InputError(

@@ -127,8 +127,9 @@ class Comparison:
         task, run = self.tasks[name], Run(self.folder / "runs" / name)
         words = [*shlex.split(task.command())[1:], "--out", str(run.folder)]
         if (run.folder / "config.yaml").exists():
-            found, settings = run.config()
-            before = make_task(tasks.get(found), [word for item in settings.items() for word in words_for(*item)])[0]
+            found, _ = run.config()
+            own = words_for("network", task.network) if task.network else []
+            before = make_task(tasks.get(found), ["--config", str(run.folder / "config.yaml"), *own])[0]
             if before.command() != task.command():
                 raise InputError(
                     f"{run.folder} was begun with other settings ({before.command()}): remove it, or give another --out"
@@ -137,7 +138,7 @@ class Comparison:
                 self.add(name)
                 return
             if run.checkpoint.exists():
-                words = ["train", "--resume", str(run.folder), *(words_for("network", task.network) if task.network else [])]
+                words = ["train", "--resume", str(run.folder), *own]
             else:
                 (run.folder / "config.yaml").unlink()
         yield Job(name, [*words, *(["--data", self.data] if self.data else [])], run.folder / "train.log")

@@ -55,12 +55,15 @@ def costs(cost: dict[str, Any]) -> dict[str, str]:
     """The figures of ``fptt.cost.measure`` with their units."""
     time_steps = len(cost["steps"]["dense_operations"])
     per_sample = ("dense_operations", "effective_macs", "effective_acs", "membrane_updates")
-    sparsity = cost["activation_sparsity"]
+    sparsity, unknown = cost["activation_sparsity"], "not known: no neurons of fptt"
     return {
         "footprint": f"{cost['footprint_bytes']:,} bytes",
         "connection_sparsity": f"{100 * cost['connection_sparsity']:.2f} %",
-        "activation_sparsity": "no neurons" if sparsity is None else f"{100 * sparsity:.2f} %",
-        **{key: f"{cost[key]:,.0f} a sample, {cost[key] / time_steps:,.0f} a step" for key in per_sample},
+        "activation_sparsity": unknown if sparsity is None else f"{100 * sparsity:.2f} %",
+        **{
+            key: unknown if cost[key] is None else f"{cost[key]:,.0f} a sample, {cost[key] / time_steps:,.0f} a step"
+            for key in per_sample
+        },
         "energy_estimate": f"{cost['energy_estimate_nj'] / 1000:.4g} µJ a sample, of arithmetic alone",
     }
 

@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="picture to write; default RUN/KIND.png")
     parser.add_argument("--labels", nargs="+", help="names of the runs in the legend; default their folders' names")
     add_split(parser)
-    parser.add_argument("--sample", type=int, default=0, help="test sample of a raster or traces (0)")
+    parser.add_argument("--sample", type=int, default=0, help="sample of a raster or traces (0)")
     add_common(parser)
     options = parser.parse_args(arguments)
     out = options.out or options.runs[0] / f"{options.kind}.png"
@@ -37,19 +37,23 @@ def run(arguments: list[str]) -> int:
         for (_, rows), folder in zip(runs, options.runs, strict=True):
             if not rows:
                 raise InputError(f"{folder} has no finished epoch yet: nothing to draw")
+            if ("mse" in rows[0]) != ("mse" in runs[0][1][0]):
+                raise InputError(f"{options.runs[0]} and {folder} have other scores: draw each by itself")
         figure = plots.curves(runs)
     else:
+        if len(options.runs) > 1:
+            raise InputError(f"--kind {options.kind} draws one run, got {len(options.runs)}: give one")
         options.run = options.runs[0]
         trainer = trained(options)
-        test_set = trainer.task.sets()[2]
-        if not 0 <= options.sample < len(test_set):
-            raise InputError(f"--sample {options.sample}: the test set has samples 0 to {len(test_set) - 1}")
-        x = test_set.x[options.sample : options.sample + 1]
+        samples = chosen_set(trainer, options.split)
+        if not 0 <= options.sample < len(samples):
+            raise InputError(f"--sample {options.sample}: the {options.split} set has samples 0 to {len(samples) - 1}")
+        x = samples.x[options.sample : options.sample + 1]
         sequence = trainer.task.encode(x, torch.Generator().manual_seed(0)).to(trainer.device)
         _, layers = record(trainer.model, sequence)
         if not layers:
             raise InputError(f"{options.run} holds no neurons of fptt ({trainer.task.kind}): it has no {options.kind}")
-        title = f"{trainer.task.name}, test sample {options.sample}"
+        title = f"{trainer.task.name}, {options.split} sample {options.sample}"
         if options.kind == "raster":
             figure = plots.raster(layers, title)
         else:

@@ -6,7 +6,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,32 @@ def run(arguments: list[str]) -> int:
         raise InputError("--save keeps what --learn has learnt: give --learn, or leave --save out")
     if options.lr is not None and not options.lr > 0:
         raise InputError(f"--lr must be positive, got {options.lr}")
+    if options.lr is not None and options.learn is None:
+        raise InputError("--lr is that of --learn: give --learn, or leave --lr out")
     if options.save and options.save.exists():
         raise InputError(f"{options.save} exists already: give --save a new folder")
+    with kept_folder(options.save):
+        return followed(options)
 
+
+@contextmanager
+def kept_folder(folder: Path | None) -> Iterator[None]:
+    """``folder``, made beforehand, so that nothing is learnt that cannot be saved; gone where nothing was saved in it."""
+    try:
+        if folder:
+            folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder} ({error.strerror}): give another --save") from None
+    try:
+        yield
+    finally:
+        if folder:
+            with suppress(OSError):  # which holds what was saved
+                folder.rmdir()
+
+
+def followed(options: argparse.Namespace) -> int:
+    """Run along the recording, as the options say."""
     trainer = trained(options)
     events = recordings.read(options.file)
     frame = frame_maker(trainer.task, events)
@@ -88,6 +112,8 @@ def run(arguments: list[str]) -> int:
         "recording_seconds": (int(events.t[-1]) - first) / 1e6,
         "seconds": seconds,
     }
+    if options.save and not stream.updates:
+        raise InputError(f"no label of {options.learn} applies to a step of {options.file}: nothing was learnt, nothing saved")
     if options.save:
         save(trainer, options, summary)
         summary["saved"] = str(options.save)

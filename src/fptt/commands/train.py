@@ -14,15 +14,18 @@ from fptt.training.run import Run
 
 
 def run(arguments: list[str]) -> int:
-    resume, name = value_of(arguments, "--resume"), "digits"
+    resume, config, name = value_of(arguments, "--resume"), value_of(arguments, "--config"), None
     if arguments and not arguments[0].startswith("-"):
         name, arguments = arguments[0], arguments[1:]
-    elif resume:
-        name = Run.open(Path(resume)).config()[0]
-        arguments = ["--config", str(Path(resume) / "config.yaml"), *arguments]
-    elif config := value_of(arguments, "--config"):
-        name = task_named_in(Path(config))
-    task_class = tasks.get(name)
+    if resume:
+        config = str(Path(resume) / "config.yaml")
+        found: str | None = Run.open(Path(resume)).config()[0]
+        arguments = ["--config", config, *arguments]
+    else:
+        found = task_named_in(Path(config)) if config else None
+    if name and found and name != found:
+        raise InputError(f"{config} is of task '{found}', not '{name}': leave the task out")
+    task_class = tasks.get(name or found or "digits")
     task, settings = make_task(task_class, arguments)
 
     console = Console(stderr=True, quiet=settings["json"], highlight=False)
@@ -33,6 +36,8 @@ def run(arguments: list[str]) -> int:
         run = Run.open(Path(resume))
         trainer = Trainer(task, run)
         trainer.restore()
+        if task.epochs < trainer.epoch:
+            raise InputError(f"{run.folder} has {trainer.epoch} epochs already: give --epochs {trainer.epoch} or more")
         run.write_config(task)
     else:
         name = f"{task.name}-{task.rule}-{task.kind}-seed{task.seed}"
@@ -57,7 +62,8 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def task_named_in(path: Path) -> str:
+def task_named_in(path: Path) -> str | None:
+    """The task that a file of settings is for, if it says so."""
 
     try:
         content = yaml.safe_load(path.read_text())
@@ -65,4 +71,4 @@ def task_named_in(path: Path) -> str:
         raise InputError(f"cannot read the config file {path} ({type(error).__name__})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a config file: it must hold 'setting: value' lines")
-    return str(content.get("task") or "digits")
+    return None if content.get("task") is None else str(content["task"])

@@ -52,8 +52,14 @@ def _samples(path: Path, arrays: dict[str, np.ndarray], name: str) -> Samples:
     if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0:
         raise InputError(
             f"{path}: y_{name} must be {len(x)} integers from 0, one label per sequence; it is {y.dtype} {list(y.shape)}"
+            + (f", from {y.min()} on" if y.dtype.kind == "i" and y.size else "")
         )
+    if name == "train" and y.max() >= len(y):
+        raise InputError(f"{path}: y_train has label {y.max()} with {len(y)} sequences: number the classes from 0 without gaps")
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32)
     if not np.isfinite(x).all():
         sample, step = np.argwhere(~np.isfinite(x))[0][:2]
-        raise InputError(f"{path}: x_{name} holds NaN or infinity, first in sample {sample}, step {step}: repair or remove it")
-    return Samples(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64)), name)
+        found = f"x_{name} holds NaN, infinity or more than float32 does, first in sample {sample}, step {step}"
+        raise InputError(f"{path}: {found}: repair or remove it")
+    return Samples(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)), name)

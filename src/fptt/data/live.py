@@ -88,7 +88,11 @@ class Labels:
                 label, start, end = map(int, line)
             except ValueError:
                 raise InputError(f"{path}, line {number}: expected three whole numbers, found {','.join(line)!r}") from None
+            if end <= start:
+                raise InputError(f"{path}, line {number}: label {label} is to hold from {start} to {end}, which is no time")
             rows.append((label - (head == GESTURE_COLUMNS), start, end))
+        if not rows:
+            raise InputError(f"{path} names no label: give at least one line of {','.join(head)}")
         return rows
 
     def at(self, moment: int) -> int | None:

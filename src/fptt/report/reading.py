@@ -32,7 +32,8 @@ def read(root: Path) -> Evidence:
             comparisons.append(_comparison(folder, prefix))
             folders.clear()
         elif RUN_FILES & set(files):
-            runs.append(_run(folder, inside))
+            if (run := _run(folder, inside)) is not None:
+                runs.append(run)
             folders.clear()
         else:
             for name in names:
@@ -45,7 +46,8 @@ def read(root: Path) -> Evidence:
     return Evidence(tuple(runs), tuple(comparisons), tuple(measurements), tuple(pictures))
 
 
-def _run(folder: Path, path: str) -> Result:
+def _run(folder: Path, path: str) -> Result | None:
+    """A run, or None for one that was adapted on a stream: no command of ``fptt train`` makes it again."""
     run = Run.open(folder)
     if not (folder / "metrics.jsonl").is_file():
         raise InputError(f"{folder / 'metrics.jsonl'} is missing: it belongs to the run")
@@ -53,6 +55,8 @@ def _run(folder: Path, path: str) -> Result:
     task, settings = run.config()
     if not isinstance(run.summary(), dict):
         raise InputError(f"{folder / 'summary.json'} is damaged: it is not the summary of a run")
+    if "adapted_from" in run.summary():
+        return None
     return _checked(Result(path, settings, {"task": task, **run.summary()}), folder / "summary.json")
 
 

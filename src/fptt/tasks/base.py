@@ -158,6 +158,7 @@ class Task:
             raise InputError(f"--alpha must be positive, got {self.alpha}; --rule tbptt trains without the regulariser")
         if self.rule == "fptt" and self.ema is not None:
             raise InputError("--ema is for other rules: --rule fptt evaluates a running average of its own, see --beta")
+        self.check_rule()
         check_precision(self.precision, self.rule)
         surrogate.get(self.surrogate)
         try:
@@ -174,21 +175,37 @@ class Task:
             "calibrate": "0 batches",
             "recompute": "1 time step",
             "training_size": "1",
+            "threads": "0",
+            "warmup": "0 epochs",
         }
         for name, least in least_of.items():
             value = getattr(self, name, None)
             if value is not None and value < int(least.split()[0]):
                 raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
-        for name in ("tau_m", "tau_adp"):
-            value = getattr(self, name)
-            if value is not None and not value > 1:
-                raise InputError(f"--{name.replace('_', '-')} must be more than 1 time step, got {value}")
         if not self.hidden or min(self.hidden) < 1:
             raise InputError(f"--hidden needs at least one layer of at least one neuron, got {list(self.hidden)}")
-        if not self.lr > 0:
-            raise InputError(f"--lr must be positive, got {self.lr}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise InputError(f"--ema must lie in (0, 1), got {self.ema}")
+        ranges = {
+            "lr": (self.lr > 0, "be positive"),
+            "beta": (0 < self.beta <= 1, "lie in (0, 1]"),
+            "rho": (0 <= self.rho < 1, "lie in [0, 1)"),
+            "max_norm": (self.max_norm is None or self.max_norm > 0, "be positive, or null for no clipping"),
+            "ema": (self.ema is None or 0 < self.ema < 1, "lie in (0, 1)"),
+            "tau_m": (self.tau_m is None or self.tau_m > 1, "be more than 1 time step"),
+            "tau_adp": (self.tau_adp is None or self.tau_adp > 1, "be more than 1 time step"),
+            "milestones": (min(self.milestones, default=1) > 0, "be epochs from 1"),
+        }
+        for name, (right, words) in ranges.items():
+            if not right:
+                raise InputError(f"--{name.replace('_', '-')} must {words}, got {getattr(self, name)}")
+
+    def check_rule(self) -> None:
+        """Raises InputError for a setting of another rule."""
+        if self.rule in ("bptt", "online-bptt") and self.parts is not None:
+            advice = "give --rule tbptt for several, or --parts null" if self.rule == "bptt" else "give --parts null"
+            raise InputError(f"--rule {self.rule} does not cut sequences into --parts: {advice}")
+        for name, rule in (("sampled", "sltt"), ("window", "online-bptt"), ("feedback", "eprop"), ("approximate", "ottt")):
+            if self.rule != rule and getattr(self, name) != getattr(Task, name):
+                raise InputError(f"--{name} is for --rule {rule}, not {self.rule}: leave it out")
 
     @classmethod
     def options(cls) -> list[dataclasses.Field[Any]]:

@@ -37,14 +37,24 @@ def own_network(place: str, task: Any) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise InputError(f"--network {place}: {function} must return a torch.nn.Module, not {type(network).__name__}")
     shape = (task.inputs,) if isinstance(task.inputs, int) else task.inputs
-    training = network.training
-    with torch.no_grad():
-        result = attempt(place, path, lambda: two_steps(network.eval(), torch.zeros(2, *shape)))
-    network.train(training)
     wanted = [2, task.outputs]
-    if not isinstance(result, Tensor) or list(result.shape) != wanted:
-        found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise InputError(f"--network {place}: the output of a batch of two must be of shape {wanted}, not {found}")
+    with torch.random.fork_rng():
+        x_t = torch.rand(2, *shape)
+        training = network.training
+        first, second = (attempt(place, path, lambda: two_steps(network.eval(), x_t)) for _ in range(2))
+        if not isinstance(first, Tensor) or list(first.shape) != wanted or not first.is_floating_point():
+            found = f"{first.dtype} {list(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
+            raise InputError(f"--network {place}: the output of a batch of two must be numbers of shape {wanted}, not {found}")
+        if not torch.equal(first, second):
+            raise InputError(
+                f"--network {place}: the same two steps from the start give another output each time. If it keeps its state in "
+                "itself, return fptt.interop.Stepped(network)"
+            )
+        if not first.requires_grad:
+            raise InputError(f"--network {place}: it has no weights to train")
+        attempt(place, path, lambda: learning(network, x_t))
+        network.zero_grad()
+        network.train(training)
     return network
 
 
@@ -61,8 +71,17 @@ def executed(path: Path) -> ModuleType:
     return module
 
 
+def learning(network: nn.Module, x_t: Tensor) -> None:
+    """Two steps, each gone back through by itself."""
+    state = states.initialise(network, x_t)
+    for _ in range(2):
+        output, state = network(x_t, states.detach(state))
+        output.sum().backward()
+
+
 def two_steps(network: nn.Module, x_t: Tensor) -> Any:
     """The output of a second step. Raises TypeError for a network that does not return an output and a state."""
+    torch.manual_seed(0)
     state = states.initialise(network, x_t)
     for _ in range(2):
         result = network(x_t, state)

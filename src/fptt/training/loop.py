@@ -5,6 +5,7 @@ import platform
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -26,9 +27,12 @@ from fptt.training import checkpoint
 from fptt.training.average import MovingAverage
 from fptt.training.metrics import machine, peak_memory_mb
 from fptt.training.precision import in_precision, prepare_cpu
-from fptt.training.run import Run
+from fptt.training.run import Run, plain
 
-FIXED = ("rule", "neuron", "optimizer", "form", "seed", "batch_size")  # settings with which a training has to go on
+FREE = (  # settings that may be others when a training goes on
+    "epochs", "lr", "schedule", "milestones", "warmup", "alpha", "beta", "max_norm", "calibrate",
+    "data", "network", "device", "threads", "compile", "precision", "accumulate", "recompute",
+)  # fmt: skip
 WORTH_COMPILING = 10_000  # time steps of a training: the compiler takes ten seconds or more and then spares milliseconds a step
 
 
@@ -79,11 +83,16 @@ class Trainer:
         torch.manual_seed(task.seed)
         try:
             self.device = torch.device(task.device)
-            self.model: nn.Module = task.make_model().to(self.device)
-            self.loss = task.loss().to(self.device)
+            torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"device '{task.device}' cannot be used ({reason}): choose another with --device") from None
+        try:
+            self.model: nn.Module = task.make_model().to(self.device)
+            self.loss = task.loss().to(self.device)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"the network does not fit into memory ({reason}): make it smaller") from None
         base = task.base_optimizer(self.model)
         self.optimizer: Optimizer = make_optimizer(
             task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
@@ -180,6 +189,8 @@ class Trainer:
         if task.calibrate:
             with self.averaged_weights():
                 self.calibrate(samples, encoding)
+        if not self.epoch and totals.result()["firing_rate"] == 0:
+            warnings.warn("fptt: no neuron fired in the first epoch: thresholds may be too high for the input", stacklevel=2)
         self.totals = task.totals(training=True)
         return {"epoch": self.epoch + 1, "lr": task.learning_rate(self.epoch), **totals.result(), "seconds": self.seconds}
 
@@ -316,12 +327,13 @@ class Trainer:
     def restore(self, keep_metrics: bool = False) -> None:
         """Take over the run's last checkpoint; metrics of later epochs are dropped, as they will be made again.
 
-        Raises InputError where it is missing, damaged, of another network, or of a training with another of ``FIXED``.
+        Raises InputError where it is missing, damaged, of another network, or of a training with other settings but ``FREE``.
         """
         content = checkpoint.load(self.run.checkpoint)
         before = self.run.config()[1]
-        for name in FIXED:
-            if before.get(name, getattr(self.task, name)) != getattr(self.task, name):
+        for field in self.task.options():
+            name, now = field.name, plain(getattr(self.task, field.name))
+            if name not in FREE and before.get(name, now) != now:
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(f"{option} was {before[name]} in {self.run.folder}: a run goes on as it began")
         try:

@@ -58,7 +58,7 @@ class Run:
         return folder
 
     def write_config(self, task: Any) -> None:
-        settings = {field.name: _plain(getattr(task, field.name)) for field in task.options()}
+        settings = {field.name: plain(getattr(task, field.name)) for field in task.options()}
         head = {"task": task.name, "format": FORMAT, "version": fptt.__version__}
         text = yaml.safe_dump({**head, **settings}, sort_keys=False)
         write_atomically(self.folder / "config.yaml", text.encode())
@@ -79,8 +79,12 @@ class Run:
         return task, settings
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(to_json(row) + "\n")
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(to_json(row) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {path} ({error.strerror}): free some space, then --resume {self.folder}") from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row per epoch."""
@@ -96,7 +100,11 @@ class Run:
         write_atomically(self.folder / "metrics.jsonl", "".join(to_json(row) + "\n" for row in rows).encode())
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_atomically(self.folder / "summary.json", (to_json(summary, indent=2) + "\n").encode())
+        path = self.folder / "summary.json"
+        try:
+            write_atomically(path, (to_json(summary, indent=2) + "\n").encode())
+        except OSError as error:
+            raise InputError(f"cannot write {path} ({error.strerror}): free some space, then --resume {self.folder}") from None
 
     def summary(self) -> dict[str, Any]:
         path = self.folder / "summary.json"
@@ -115,7 +123,8 @@ def _read(text: str) -> Any:
     return {key: math.nan if value is None else value for key, value in record.items()} if isinstance(record, dict) else record
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting as it is written."""
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, Path) else value
