@@ -142,5 +142,6 @@ def mark(out):
 def works(device: torch.device) -> bool:
     """Whether a kernel runs on ``device``; raises whatever keeps it from being built."""
     out = torch.zeros(1, device=device)
-    jitted(globals(), (mark,)).mark[(1,)](out)
+    with torch.cuda.device_of(out):
+        jitted(globals(), (mark,)).mark[(1,)](out)
     return bool(out == 1)

@@ -76,7 +76,8 @@ def learning(network: nn.Module, x_t: Tensor) -> None:
     state = states.initialise(network, x_t)
     for _ in range(2):
         output, state = network(x_t, states.detach(state))
-        output.sum().backward()
+        if output.requires_grad:  # a first answer may depend on nothing yet
+            output.sum().backward()
 
 
 def two_steps(network: nn.Module, x_t: Tensor) -> Any:
