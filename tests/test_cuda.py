@@ -21,6 +21,7 @@ from fptt.models.sequence import SequenceModel
 from fptt.models.spyv4 import SPYv4
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
+from stateless import Cell
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU: torch sees none"),
@@ -193,16 +194,9 @@ def test_a_detector_is_trained_and_evaluated_there():
 
 @pytest.mark.parametrize("rule", ["fptt", "bptt", "tbptt"])
 def test_a_network_without_a_state_at_first_is_served_there(rule):
-    class Cell(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell, self.output = torch.nn.LSTMCell(INPUTS, 6), torch.nn.Linear(6, CLASSES)
-
-        def forward(self, x, state=None):
-            state = self.cell(x, state)
-            return self.output(state[0]), state
-
-    eager, compiled = (trained(rule, on, steps=12, parts=3, model=Cell, dtype=torch.float64) for on in (False, True))
+    eager, compiled = (
+        trained(rule, on, steps=12, parts=3, model=lambda: Cell(INPUTS, CLASSES), dtype=torch.float64) for on in (False, True)
+    )
     assert_same(eager, compiled, 1e-8)
 
 

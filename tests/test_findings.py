@@ -112,7 +112,7 @@ def test_pages_take_in_evidence_that_arrives(executor, results):
         for page in ("ablations", "sequential", "adding", "length")
     }
     assert "90.00±1.00%" in text["ablations"] and "+5.00±0.50%" in text["ablations"]
-    assert "ablations:ltc,FPTT:betterby5.00±1.24%" in text["ablations"], "4.303 standard errors"
+    assert "ablations:ltc,FPTT:betterby5.00±1.24points" in text["ablations"], "4.303 standard errors"
     assert "lif,BPTT" not in text["ablations"], "a difference of two standard errors, from three seeds"
     assert "sequential-mnist:ltcFPTThas95.00±1.20%" in text["sequential"]
     assert "ltcwithbptt:T=77:learnt(" in text["adding"]

@@ -150,5 +150,5 @@ def test_kernels_are_operators_by_torchs_rules(kernels, device):
     torch.library.opcheck(ltc._step, (x, v.requires_grad_(), z, b, *weights, *of_states, 0.1, "ieee"))
 
 
-def test_the_least_kernel():
-    assert blocks.works(torch.device("cpu"))
+def test_the_least_kernel(device):
+    assert blocks.works(torch.device(device))

@@ -14,6 +14,7 @@ from fptt.learning.online import make_trainer
 from fptt.learning.rules import make_optimizer, number_of_parts
 from fptt.models.sequence import SequenceModel
 from fptt.models.spyv4 import SPYv4
+from stateless import Cell
 
 pytestmark = pytest.mark.filterwarnings("error:fptt")
 INPUTS, CLASSES, BATCH = 3, 4, 6
@@ -111,18 +112,6 @@ def test_inference_is_that_of_single_steps(gpu):
     torch.testing.assert_close(rate, total)
 
 
-class Cell(torch.nn.Module):
-    """Has no state before the first step."""
-
-    def __init__(self):
-        super().__init__()
-        self.cell, self.output = torch.nn.LSTMCell(INPUTS, 6), torch.nn.Linear(6, CLASSES)
-
-    def forward(self, x, state=None):
-        state = self.cell(x, state)
-        return self.output(state[0]), state
-
-
 def firing(model):
     def infer(x_t, state):
         output, state = model(x_t, state)
@@ -132,7 +121,9 @@ def firing(model):
 
 
 @pytest.mark.parametrize(
-    "model", [Cell, lambda: SPYv4(2, 32, width=0.1).eval()], ids=["a cell without a state at first", "a detector"]
+    "model",
+    [lambda: Cell(INPUTS, CLASSES), lambda: SPYv4(2, 32, width=0.1).eval()],
+    ids=["a cell without a state at first", "a detector"],
 )
 def test_inference_of_any_model(gpu, model):
     model = model()
@@ -154,7 +145,7 @@ def test_a_model_without_a_state_at_first_is_trained(gpu, parts):
     ends = []
     for on in (False, True):
         torch.manual_seed(1)
-        model = Cell()
+        model = Cell(INPUTS, CLASSES)
         optimizer = make_optimizer("fptt", torch.optim.Adamax(model.parameters(), lr=1e-2))
         trainer = make_trainer("fptt", model, StepLoss(cross_entropy, parts), optimizer, 6, parts=parts, compiled=on)
         for _ in range(4):

@@ -222,22 +222,31 @@ def settings_of(task_class):
         {},
         optional={
             "rule": st.sampled_from(get_args(Rule)),
-            "sampled": st.none() | st.integers(1, 8),
-            "window": st.integers(1, 8),
-            "approximate": st.booleans(),
-            "feedback": st.sampled_from(["symmetric", "random"]),
+            **{name: values for name, (_, values) in OF_RULES.items()},
             "neuron": st.sampled_from(["ltc", "alif", "lif", "lstm", "rnn"]),
             "epochs": st.integers(1, 100),
             "hidden": st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple),
-            "parts": st.none() | st.integers(1, 8),
             "lr": st.floats(1e-6, 10),
-            "milestones": st.lists(st.integers(0, 99), min_size=1, max_size=3).map(tuple),
+            "milestones": st.lists(st.integers(1, 99), min_size=1, max_size=3).map(tuple),
             "max_norm": st.none() | st.floats(0.1, 10),
             "adaptive": st.booleans(),
             "recurrent": st.booleans(),
             "seed": st.integers(0, 99),
         },
-    ).map(lambda options: task_class(**options))
+    ).map(lambda options: task_class(**{name: value for name, value in options.items() if belongs(name, options)}))
+
+
+OF_RULES = {  # settings that only some rules have, and their values
+    "sampled": (("sltt",), st.none() | st.integers(1, 8)),
+    "window": (("online-bptt",), st.integers(1, 8)),
+    "approximate": (("ottt",), st.booleans()),
+    "feedback": (("eprop",), st.sampled_from(["symmetric", "random"])),
+    "parts": (("fptt", "tbptt", "sltt", "ottt", "eprop"), st.none() | st.integers(1, 8)),
+}
+
+
+def belongs(name, options):
+    return name not in OF_RULES or options.get("rule", "fptt") in OF_RULES[name][0]
 
 
 def image_settings():
@@ -273,3 +282,9 @@ def test_the_command_survives_a_path_with_a_space(tmp_path):
 def test_unknown_task():
     with pytest.raises(InputError, match="unknown task 'sudoku': choose one of digits, adding"):
         tasks.get("sudoku")
+
+
+def test_a_tasks_own_number_of_parts_is_for_the_rules_that_have_parts():
+    assert Adding(rule="bptt").number_of_updates == 1
+    with pytest.raises(InputError, match="give --rule tbptt"):
+        Adding(rule="bptt", parts=5)

@@ -199,12 +199,12 @@ class Task:
                 raise InputError(f"--{name.replace('_', '-')} must {words}, got {getattr(self, name)}")
 
     def check_rule(self) -> None:
-        """Raises InputError for a setting of another rule."""
-        if self.rule in ("bptt", "online-bptt") and self.parts is not None:
+        """Raises InputError for a setting of another rule, unless it is the task's default."""
+        if self.rule in ("bptt", "online-bptt") and self.parts not in (None, type(self).parts):
             advice = "give --rule tbptt for several, or --parts null" if self.rule == "bptt" else "give --parts null"
             raise InputError(f"--rule {self.rule} does not cut sequences into --parts: {advice}")
         for name, rule in (("sampled", "sltt"), ("window", "online-bptt"), ("feedback", "eprop"), ("approximate", "ottt")):
-            if self.rule != rule and getattr(self, name) != getattr(Task, name):
+            if self.rule != rule and getattr(self, name) != getattr(type(self), name):
                 raise InputError(f"--{name} is for --rule {rule}, not {self.rule}: leave it out")
 
     @classmethod
