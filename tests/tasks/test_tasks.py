@@ -285,6 +285,6 @@ def test_unknown_task():
 
 
 def test_a_tasks_own_number_of_parts_is_for_the_rules_that_have_parts():
-    assert Adding(rule="bptt").number_of_updates == 1
+    assert Adding(rule="bptt").number_of_updates == Adding(rule="bptt", length=6).number_of_updates == 1
     with pytest.raises(InputError, match="give --rule tbptt"):
         Adding(rule="bptt", parts=5)

@@ -45,7 +45,8 @@ class Adding(Task):
     def __post_init__(self) -> None:
         if self.length < 2:
             raise InputError(f"--length must be at least 2 time steps, got {self.length}")
-        if self.parts is not None and self.parts > self.length:
+        cut = self.rule not in ("bptt", "online-bptt")
+        if cut and self.parts is not None and self.parts > self.length:
             self.parts = self.length
         super().__post_init__()
 
