@@ -81,18 +81,21 @@ def test_a_changed_figure_is_found():
     tried, missed = 0, []
     for page, block in [(path, block) for path in CHECKED for block in tracing.blocks(path.read_text())]:
         linked = [path for path in tracing.records(block, page, RESULTS) if path.suffix != ".csv"]
+        shown = {figure.text for figure in tracing.figures(block)}
         found = [value for path in linked for value in tracing.values(path)]
         for figure in tracing.figures(block):
             if not figure.measured or not tracing.follows(figure, found):
                 continue
             for step in (-1, 1):
                 other = replace(figure, text=changed(figure.text, step))
+                if other.text in shown:  # as well, and rightly
+                    continue
                 tried += 1
                 if tracing.follows(other, found):
                     missed.append(figure.text)
     assert tried > 100 and len(missed) < 0.15 * tried
     longer = {text for text in missed if len(re.sub(r"\D", "", text).lstrip("0")) > 2}
-    assert longer <= {"554", "11.6", "11.7"}, longer  # 554.5 MB, which 555 shows as well; and neighbours in one record
+    assert longer <= {"554"}, longer  # 554.5 MB, which 555 shows as well
 
 
 IN_GRID = {"truncated BPTT": "TBPTT"}  # whose name on the page is another than in the grid

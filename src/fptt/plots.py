@@ -77,13 +77,13 @@ def curves(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
             axis.set(xlabel="epoch", ylabel={"mse": "mean squared error", "map50": "mAP at IoU 0.5"}.get(key, key))
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             if max(len(rows) for _, rows in runs) == 1:
-                axis.set_xlim(0.5, 1.5)
+                axis.set_xticks([1])
             if key in ("loss", "mse"):
                 axis.set_yscale("log")
-                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                low, high = axis.get_ylim()
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 5, 7)))
                 axis.yaxis.set_major_formatter("{x:,g}")
-                axis.minorticks_off()
-                axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+                axis.yaxis.minorticks_off()
         axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -172,7 +172,7 @@ def raster(layers: Sequence[dict[str, Any]], title: str = "", sample: int = 0) -
         for number, (layer, axis) in enumerate(zip(layers, axes[:, 0], strict=True), 1):
             z = np.asarray(layer["z"])[:, sample]
             steps, neurons = np.nonzero(z)
-            size = min(max(1.5, 100 / len(z)), (110 / z.shape[1]) ** 2)  # in points squared; no higher than its row
+            size = min(max(1.5, 100 / len(z)), max(1.0, (110 / z.shape[1]) ** 2))  # points squared: one row, or what is seen
             axis.scatter(steps, neurons, s=size, marker="|", color=COLOURS[(number - 1) % len(COLOURS)])
             axis.set(ylabel="neuron", ylim=(-1, z.shape[1]), xlim=(-0.5, len(z) - 0.5))
             axis.set_title(f"layer {number}: {z.mean():.3f} spikes per neuron and step", loc="left")
