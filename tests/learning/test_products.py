@@ -33,7 +33,7 @@ def test_the_product_of_matrices_of_any_strides(left, right):
 def traced(function, *arguments):
     graph = make_fx(function)(*arguments)
     before = graph(*arguments)
-    products.through_onednn(graph.graph)
+    products.rewrite(graph.graph)
     graph.recompile()
     torch.testing.assert_close(graph(*arguments), before)
     return [node.target for node in graph.graph.nodes if node.op == "call_function"]
@@ -60,6 +60,12 @@ def test_small_and_double_products_stay(monkeypatch, dtype):
 def test_other_processors_keep_their_products(monkeypatch):
     monkeypatch.setattr(products, "pays", lambda: False)
     assert traced(torch.mm, torch.randn(128, 128), torch.randn(128, 128)) == [torch.ops.aten.mm.default]
+
+
+def test_what_is_added_to_a_product_is_so_afterwards(monkeypatch):
+    monkeypatch.setattr(products, "pays", lambda: False)
+    targets = traced(torch.addmm, torch.randn(5), torch.randn(7, 4), torch.randn(4, 5))
+    assert targets == [torch.ops.aten.mm.default, torch.ops.aten.add.Tensor]
 
 
 @pytest.mark.parametrize("rule", ["fptt", "bptt"])

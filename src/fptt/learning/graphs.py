@@ -141,7 +141,8 @@ class Compiled:
         examples = [copied(t) for t in (*arguments, *self.tensors)]
         on_gpu = any(isinstance(t, Tensor) and t.is_cuda for t in examples)
         few = all(len(group.flat.parameters) <= JOINED for group in self.groups)
-        options = {**CUDA_OPTIONS, "force_pointwise_cat": few} if on_gpu else OPTIONS
+        own = {"force_pointwise_cat": few} if on_gpu else {"post_grad_custom_post_pass": products.compiler_pass()}
+        options = {**(CUDA_OPTIONS if on_gpu else OPTIONS), **own}
         with mock.patch("torch.compiler.is_compiling", lambda: True):  # optimizers then keep their counters on the device
             graph = make_fx(flat, decomposition_table=DECOMPOSITIONS)(*examples)
         for node in reversed(list(graph.graph.nodes)):
@@ -149,7 +150,6 @@ class Compiled:
                 graph.graph.erase_node(node)
             elif _is_number(node) and (not on_gpu or node.meta["val"].dtype == torch.float64):
                 _compute_once(graph.graph, node)
-        products.through_onednn(graph.graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         with warnings.catch_warnings():

@@ -1,7 +1,10 @@
-"""Matrix products of compiled steps through oneDNN, where torch's own library does not use the processor's vectors.
+"""Matrix products of compiled steps on a CPU, as its libraries do them fastest.
+
+What is added to a product, a bias or another product, torch copies to where the result will be, for the library to add to it;
+added afterwards, it is so by whatever computes with the result, at hardly any cost.
 
 On processors of AMD, Intel's MKL, which torch calls for ``mm``, leaves AVX-512 aside; oneDNN, which torch brings too, does not,
-and multiplies the matrices of a step about twice as fast. Elsewhere, and for other types than float32, nothing is changed.
+and multiplies the matrices of a step about twice as fast. Other types than float32 are left as they are.
 """
 
 import functools
@@ -39,22 +42,21 @@ def pays() -> bool:
     return "AuthenticAMD" in (information.read_text() if information.exists() else platform.processor())
 
 
-def through_onednn(graph: fx.Graph) -> None:
-    """Replace the large float32 products of a traced ``graph`` in place, where that pays; biases are added by what comes after.
+def rewrite(graph: fx.Graph) -> None:
+    """Take float32 products of a traced ``graph`` apart from what is added to them, and large ones to oneDNN where that pays.
 
-    A left factor that is a transposed view (a weight's gradient has one) is laid out in rows first: its multiplication is then
-    twice as fast again, and what computes it can write it in that order.
+    There, a left factor that is a transposed view (a weight's gradient has one) is laid out in rows first: its multiplication
+    is then twice as fast again, and what computes it can write it in that order.
     """
-    if not pays():
-        return
-    _register_lowering()
+    if pays():
+        _register_lowering()
     rows: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes):
         if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
             continue
         *bias, a, b = node.args
         left, right, result = (n.meta["val"] for n in (a, b, node))
-        large = left.shape[0] * left.shape[1] * right.shape[1] >= SMALLEST
+        large = pays() and left.shape[0] * left.shape[1] * right.shape[1] >= SMALLEST
         if result.dtype != torch.float32 or result.device.type != "cpu" or not (large or bias):
             continue
         with graph.inserting_before(node):
@@ -74,17 +76,17 @@ def through_onednn(graph: fx.Graph) -> None:
 
 @functools.cache
 def compiler_pass() -> Any:
-    """``through_onednn`` for ``torch.compile``: ``options={"post_grad_custom_post_pass": compiler_pass()}``."""
+    """``rewrite`` as an option of torch's compiler, ``{"post_grad_custom_post_pass": compiler_pass()}``."""
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
-    class ThroughOneDNN(CustomGraphPass):
+    class Rewrite(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
-            through_onednn(graph)
+            rewrite(graph)
 
         def uuid(self) -> str:
-            return f"fptt products 1, {pays()}"
+            return f"fptt products 2, {pays()}"
 
-    return ThroughOneDNN()
+    return Rewrite()
 
 
 @functools.cache
