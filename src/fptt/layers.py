@@ -102,10 +102,16 @@ class Layer(nn.Module):
 
     @torch.no_grad()
     def blank(self, x: Tensor) -> Tensor:
-        """Zeros shaped like the current of the input ``x``; a pass of the synapse on one sample finds the shape."""
+        """Zeros shaped like the current of the input ``x``, and with its channels last where that has them.
+
+        A pass of the synapse on one sample finds the shape.
+        """
         current = self.synapse(x[:1])
         current = current if self.pool is None else self.pool(current)
-        return current.new_zeros(len(x), *current.shape[1:])
+        zeros = current.new_zeros(len(x), *current.shape[1:])
+        if current.dim() == 4 and not current.is_contiguous():
+            zeros = zeros.contiguous(memory_format=torch.channels_last)
+        return zeros
 
     def initial_state(self, x: Tensor) -> LayerState:
         """The state before the first input ``x``."""
@@ -177,6 +183,8 @@ def convolutional(
 ) -> Layer:
     """A convolutional layer: convolution, batch norm (``norm_steps=1``: the same for all steps), pooling, neuron.
 
+    Its kernels, and so its maps and states, have their channels last in memory, as processors convolve them faster.
+
     Args:
         inputs: channels of the input [batch, inputs, height, width]; padding keeps the size for odd kernels.
     """
@@ -185,4 +193,4 @@ def convolutional(
     if synapse.bias is not None:
         nn.init.zeros_(synapse.bias)
     norm = None if norm_steps is None else BatchNormThroughTime(channels, norm_steps)
-    return Layer(synapse, neuron, norm=norm, pool=pool)
+    return Layer(synapse, neuron, norm=norm, pool=pool).to(memory_format=torch.channels_last)

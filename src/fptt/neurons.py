@@ -197,7 +197,7 @@ class Neuron(nn.Module):
             v = torch.rand_like(current)
         else:
             pattern = torch.rand(current.shape[1:], generator=torch.Generator().manual_seed(0))
-            v = pattern.to(current).expand_as(current).clone()
+            v = torch.empty_like(current).copy_(pattern)
         return NeuronState(v, z, torch.full_like(current, self.b0) if self.adaptive else None)
 
     def retention(self) -> Tensor | None:

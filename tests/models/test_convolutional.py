@@ -190,6 +190,27 @@ def test_the_compiled_step_trains_it_as_the_eager_one_does(neuron):
 
 
 @pytest.mark.filterwarnings("error:fptt")
+def channels_last(*tensors):
+    return all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_channels_stay_last_in_memory(compiled):
+    model = build(channels=(3, 4), pool=(1, 1))
+    optimizer = FPTT(torch.optim.Adam(model.parameters(), lr=0.01))
+    trainer = SequenceTrainer(model, StepLoss(cross_entropy, STEPS), optimizer, STEPS, compiled)
+    for _ in range(2):
+        trainer(frames(), torch.arange(BATCH) % CLASSES)
+    kernels = [p for p in model.parameters() if p.dim() == 4]
+    averages = [optimizer.state[p]["average"] for p in kernels]
+    for mode in (model.train(), model.eval()):
+        before = mode.initial_state(frames()[0])
+        maps = [t for state in (before, mode(frames()[0], before)[1]) for layer in state.layers[:-1] for t in layer.neuron]
+        assert channels_last(*maps) and not any(t.is_contiguous() for t in maps)
+    assert channels_last(*kernels, *averages)
+    assert trainer.graphs == compiled
+
+
 def test_the_compiled_step_draws_dropout_anew_and_repeatably():
     options = {"neuron": "lif", "channels": (3,), "pool": (2,), "initial_v": "zero"}
     _, _, trainer, _ = trained(compiled=True, lr=0.0, dropout=0.5, batches=1, **options)  # a rate of 0: nothing else changes

@@ -92,9 +92,8 @@ class Detector:
     @torch.inference_mode()
     def forward(self, x: Tensor, state: DetectorState | None, steps: int = 1) -> tuple[Tensor, DetectorState]:
         """The network's raw ``output`` after ``steps`` steps on ``x`` [batch, 3, size, size] in [0, 1], and its state."""
-        x = _channels_last(x)
         if state is None:
-            state = states.map_state(_channels_last, self.network.initial_state(x))
+            state = self.network.initial_state(x)
         try:
             for _ in range(steps):
                 output, state = self._step(x, state)
@@ -127,10 +126,6 @@ def _compiled(network: Any) -> Any:
     import torch._inductor.config  # seconds, which those who do not compile need not wait
 
     return torch._inductor.config.patch(freezing=True)(torch.compile(network, dynamic=False))
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 def in_image(found: Detections, shape: Sequence[int], scale: float, corner: tuple[int, int]) -> Detections:

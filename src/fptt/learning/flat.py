@@ -16,10 +16,14 @@ ALIGNMENT = 16  # weights: 64 bytes, a vector register
 
 
 class Flat:
-    """Tensors that are equally shaped for each of some parameters, kept in one buffer of which they become views."""
+    """Tensors that are equally shaped for each of some parameters, kept in one buffer of which they become views.
+
+    Numbers lie there in the order in which they lie in the parameter, be it that of its dimensions or channels last.
+    """
 
     def __init__(self, parameters: list[Tensor]):
         self.parameters = parameters
+        self.orders = [in_memory(p) for p in parameters]
         self.offsets = [0]
         for p in parameters:
             self.offsets.append(self.offsets[-1] + -(-p.numel() // ALIGNMENT) * ALIGNMENT)
@@ -28,16 +32,29 @@ class Flat:
         return self.parameters[0].new_zeros(self.offsets[-1]).detach()
 
     def views(self, buffer: Tensor) -> list[Tensor]:
-        return [buffer[a : a + p.numel()].view(p.shape) for p, a in zip(self.parameters, self.offsets, strict=False)]
+        views = []
+        for p, order, start in zip(self.parameters, self.orders, self.offsets, strict=False):
+            whole = buffer[start : start + p.numel()].view([p.shape[d] for d in order])
+            views.append(whole.permute([order.index(d) for d in range(p.dim())]))
+        return views
 
     def join(self, tensors: list[Tensor]) -> Tensor:
         """A new buffer holding ``tensors``, with zeros between them."""
         pieces = []
-        for t, start, end in zip(tensors, self.offsets, self.offsets[1:], strict=False):
-            pieces.append(t.reshape(-1))
+        for t, order, start, end in zip(tensors, self.orders, self.offsets, self.offsets[1:], strict=False):
+            pieces.append(t.permute(order).reshape(-1))
             if end - start > t.numel():
                 pieces.append(t.new_zeros(end - start - t.numel()))
         return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def in_memory(t: Tensor) -> list[int]:
+    """The dimensions of ``t`` from the one with the longest way from number to number in memory to the one with the shortest.
+
+    As they are where it has gaps there.
+    """
+    order = sorted(range(t.dim()), key=t.stride().__getitem__, reverse=True)
+    return order if t.permute(order).is_contiguous() else list(range(t.dim()))
 
 
 class Group:
