@@ -202,7 +202,7 @@ def test_passages_that_are_allowed(page):
 
 
 @pytest.mark.parametrize("name", ["smnist", "psmnist"])
-@pytest.mark.parametrize(("recipe", "run"), [("one-core", "one-core"), ("14x14", "14x14-two-layers")])
+@pytest.mark.parametrize(("recipe", "run"), [("one-core", "two-layers"), ("14x14", "14x14-two-layers")])
 def test_recipes_for_a_processor_are_what_was_measured(name, recipe, run):
     summary = json.loads((RESULTS / name / run / "summary.json").read_text())
     task, _ = make_task(tasks.get(name), ["--recipe", recipe, "--threads", "1", "--compile"])

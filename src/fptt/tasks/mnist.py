@@ -74,15 +74,15 @@ class SequentialMNIST(MNISTSequence):
 
     # Yin et al. 2023: Adamax 3e-3, alpha 0.1, beta 0.5, clip 1, batch 512, lr / 10 after epochs 10, 30, 50, 75, 90. A tenth of
     # that alpha learns faster, and weights that adapt to a batch leave batch norms' statistics behind: hence alpha, calibrate.
-    # For a processor: a small layer, fewer updates, time constants spread from the start (results/time-constants); for half an
-    # hour of it, two such layers and a quarter of the steps.
+    # For an hour or two of a processor: smaller layers, fewer updates, time constants spread from the start
+    # (results/time-constants); for half an hour, a quarter of the steps as well.
     recipes: ClassVar[Recipes] = {
         "paper": {"alpha": 0.1, "epochs": 250, "calibrate": 0},
         "one-core": {
-            "hidden": (128,),
+            "hidden": (128, 128),
             "parts": 28,
             "batch_size": 100,
-            "epochs": 14,
+            "epochs": 6,
             "lr": 0.01,
             "schedule": "cosine",
             "tau_m": 20.0,
@@ -126,7 +126,7 @@ class PermutedMNIST(SequentialMNIST):
     name: ClassVar[str] = "psmnist"
     recipes: ClassVar[Recipes] = {
         "paper": SequentialMNIST.recipes["paper"],
-        "one-core": {**SequentialMNIST.recipes["one-core"], "epochs": 10, "lr": 0.005},
+        "one-core": {**SequentialMNIST.recipes["one-core"], "lr": 0.005},
         "14x14": {**SequentialMNIST.recipes["14x14"], "epochs": 12},
     }
 
