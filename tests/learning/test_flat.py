@@ -29,6 +29,13 @@ def test_what_is_joined_is_found_again_in_the_order_of_the_parameters(parameters
     assert torch.equal(buffer, flat.join(parameters))
 
 
+@given(st.lists(st.integers(1, 3), min_size=4, max_size=4), st.sampled_from([torch.contiguous_format, torch.channels_last]))
+def test_kernels_keep_their_layout_exactly(shape, layout):
+    kernel = torch.empty(shape, memory_format=layout)
+    flat = Flat([kernel])
+    assert flat.views(flat.buffer())[0].stride() == kernel.stride()
+
+
 def test_a_tensor_with_gaps_lies_in_the_order_of_its_dimensions():
     assert in_memory(torch.zeros(4, 3)[:, ::2]) == [0, 1]
     assert in_memory(torch.zeros(1, 3).expand(4, 3)) == [0, 1]

@@ -196,16 +196,18 @@ def channels_last(*tensors):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_channels_stay_last_in_memory(compiled):
-    model = build(channels=(3, 4), pool=(1, 1))
+    torch.manual_seed(1)
+    model = ConvolutionalModel((1, *SHAPE[1:]), (3, 4), (5,), CLASSES, pool=(2, 1))
+    images = frames()[:, :, :1]
     optimizer = FPTT(torch.optim.Adam(model.parameters(), lr=0.01))
     trainer = SequenceTrainer(model, StepLoss(cross_entropy, STEPS), optimizer, STEPS, compiled)
     for _ in range(2):
-        trainer(frames(), torch.arange(BATCH) % CLASSES)
+        trainer(images, torch.arange(BATCH) % CLASSES)
     kernels = [p for p in model.parameters() if p.dim() == 4]
     averages = [optimizer.state[p]["average"] for p in kernels]
     for mode in (model.train(), model.eval()):
-        before = mode.initial_state(frames()[0])
-        maps = [t for state in (before, mode(frames()[0], before)[1]) for layer in state.layers[:-1] for t in layer.neuron]
+        before = mode.initial_state(images[0])
+        maps = [t for state in (before, mode(images[0], before)[1]) for layer in state.layers[:-1] for t in layer.neuron]
         assert channels_last(*maps) and not any(t.is_contiguous() for t in maps)
     assert channels_last(*kernels, *averages)
     assert trainer.graphs == compiled

@@ -51,9 +51,10 @@ class Flat:
 def in_memory(t: Tensor) -> list[int]:
     """The dimensions of ``t`` from the one with the longest way from number to number in memory to the one with the shortest.
 
-    As they are where it has gaps there.
+    As they are where it has gaps there. A dimension of size 1 comes last of those with equally long ways: by its own way, torch
+    tells whether a kernel of one input channel has its channels last.
     """
-    order = sorted(range(t.dim()), key=t.stride().__getitem__, reverse=True)
+    order = sorted(range(t.dim()), key=lambda d: (t.stride(d), t.shape[d]), reverse=True)
     return order if t.permute(order).is_contiguous() else list(range(t.dim()))
 
 
