@@ -71,6 +71,25 @@ def test_a_spiking_network_starts_from_its_twin(folder, run):
     assert not Path("wider").exists(), "nothing is left of a training that never began"
 
 
+def test_a_network_of_the_same_neurons_starts_from_all_weights_that_were_evaluated(folder, run):
+    words = ("train", "voc", "--folder", str(folder), *SMALL, "--ema", "0.9", "--out", "first")
+    assert run(*words)[0] == 0
+    task = VOC(folder=str(folder), size=32, width=0.1, length=5, readout="liquid", start="first")
+    model = task.model()
+    readouts = {key: value.clone() for key, value in model.state_dict().items() if "readouts." in key}
+    task.prepare(model)
+    ours, content = model.state_dict(), torch.load("first/checkpoints/last.pt")
+    theirs = content["average"]
+    assert any(".neuron." in key for key in theirs)
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+    assert any(not torch.equal(value, content["model"][key]) for key, value in theirs.items())
+    assert readouts and all(torch.equal(ours[key], value) for key, value in readouts.items()), (
+        "those that it has not stay fresh"
+    )
+    gate = "layers.coarse.neuron.rates.0.norm.running_var"
+    assert torch.equal(ours[gate], content["model"][gate])
+
+
 def test_the_score_of_a_set_is_that_of_all_its_images_together():
     head = Head(2, 64)
     output = torch.full((2, len(head.cell), 7), -12.0)

@@ -175,7 +175,6 @@ def test_learning_rate_over_the_epochs(options, expected):
         (Digits, {"surrogate": "step"}, "unknown surrogate"),
         (Digits, {"parts": 9}, "8 time steps into 9 parts"),
         (Digits, {"device": "abacus"}, "device"),
-        (Digits, {"ema": 0.9}, "--ema is for other rules"),
         (Digits, {"rule": "bptt", "ema": 1.0}, r"--ema must lie in \(0, 1\), got 1.0"),
         (Digits, {"tau_m": 1.0}, "--tau-m must be more than 1 time step, got 1.0"),
         (Digits, {"neuron": "lif", "tau_adp": 0.5}, "--tau-adp must be more than 1 time step, got 0.5"),

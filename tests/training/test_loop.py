@@ -21,6 +21,7 @@ from fptt.tasks.adding import Adding
 from fptt.tasks.digits import Digits
 from fptt.tasks.images import MNIST
 from fptt.tasks.mnist import RowMNIST
+from fptt.training import checkpoint
 from fptt.training.average import MovingAverage
 from fptt.training.loop import Stopped, Trainer, stop_on_signal
 from fptt.training.run import Run
@@ -49,6 +50,7 @@ def start(task, folder):
 PLAIN = {"neuron": "lif", "recurrent": False, "norm": "none", "readout": "fixed"}
 CASES = {
     "fptt": small(),
+    "fptt-ema": small(ema=0.9),
     "bptt-lstm": small(rule="bptt", neuron="lstm", optimizer="adam"),
     "fptt-4-alif": small(parts=4, neuron="alif", norm="none"),
     "tbptt-ema": small(rule="tbptt", parts=4, ema=0.9),
@@ -106,16 +108,17 @@ def assert_same_training(one, other):
     for ours, theirs in zip(one.loss.state_dict().values(), other.loss.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
     if isinstance(one.average, MovingAverage):
-        assert len(one.average.averages) == len(list(one.model.parameters()))
-        assert all(torch.equal(a, b) for a, b in zip(one.average.averages, other.average.averages, strict=True))
+        assert one.average.averages.keys() == other.average.averages.keys() == dict(one.model.named_parameters()).keys()
+        assert all(torch.equal(average, other.average.averages[name]) for name, average in one.average.averages.items())
     if isinstance(one.optimizer, FPTT):
         for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True):
             assert torch.equal(one.optimizer.state[p]["average"], other.optimizer.state[q]["average"])
             assert torch.equal(one.optimizer.state[p]["lambda_"], other.optimizer.state[q]["lambda_"])
 
 
-def test_a_moving_average_is_evaluated_and_leaves_training_as_it_is(tmp_path):
-    plain, averaged = (start(small(rule="tbptt", parts=4, ema=ema), tmp_path / str(ema)) for ema in (None, 0.9))
+@pytest.mark.parametrize("rule", ["tbptt", "fptt"])
+def test_a_moving_average_is_evaluated_and_leaves_training_as_it_is(rule, tmp_path):
+    plain, averaged = (start(small(rule=rule, parts=4, ema=ema), tmp_path / str(ema)) for ema in (None, 0.9))
     plain.fit(Silent())
     summary = averaged.fit(Silent())
     for p, q in zip(plain.model.parameters(), averaged.model.parameters(), strict=True):
@@ -124,21 +127,35 @@ def test_a_moving_average_is_evaluated_and_leaves_training_as_it_is(tmp_path):
     rows = zip(plain.run.metrics(), averaged.run.metrics(), strict=True)
     assert all(a["validation_loss"] != b["validation_loss"] for a, b in rows)
     loaded = trained(argparse.Namespace(run=averaged.run.folder, data=None, device=None))
-    for p, average in zip(loaded.model.parameters(), averaged.average.averages, strict=True):
-        assert torch.equal(p, average)
+    for name, p in loaded.model.named_parameters():
+        assert torch.equal(p, averaged.average.averages[name])
     assert loaded.evaluate(loaded.task.sets()[2])["loss"] == summary["test_loss"]
 
 
-def test_a_checkpoint_without_the_average_that_is_asked_for(tmp_path):
-    start(small(rule="tbptt", parts=4), tmp_path).fit(Silent())
-    with pytest.raises(InputError, match="--ema was None in .*: a run goes on as it began"):
-        Trainer(small(rule="tbptt", parts=4, ema=0.9), Run(tmp_path)).restore()
+def test_a_training_goes_on_with_an_average_that_it_did_not_begin_with(tmp_path):
+    start(small(), tmp_path).fit(Silent())
+    resumed = Trainer(small(epochs=3, ema=0.9), Run(tmp_path))
+    resumed.restore()
+    with resumed.averaged_weights():
+        for name, value in checkpoint.load(resumed.run.checkpoint)["model"].items():
+            assert torch.equal(resumed.model.state_dict()[name], value), "nothing to average yet"
+    resumed.fit(Silent())
+    assert any(not torch.equal(p, resumed.average.averages[name]) for name, p in resumed.model.named_parameters())
+
+
+def test_an_average_of_other_parameters_is_refused(tmp_path):
+    start(small(ema=0.9), tmp_path).fit(Silent())
+    content = checkpoint.load(Run(tmp_path).checkpoint)
+    del content["average"]["output.weight"]
+    checkpoint.save(Run(tmp_path).checkpoint, content)
+    with pytest.raises(InputError, match=r"does not fit these settings \('output.weight'\)"):
+        Trainer(small(ema=0.9), Run(tmp_path)).restore()
 
 
 @given(st.floats(0.01, 0.99), st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20))
 def test_the_moving_average_is_the_sum_of_what_it_has_seen(decay, values):
-    weight = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
-    average = MovingAverage([weight], decay)
+    model = torch.nn.ParameterList([torch.zeros((), dtype=torch.float64)])
+    weight, average = model[0], MovingAverage(model, decay)
     with average.averaged_weights():
         assert weight == 0, "nothing to average yet"
     for value in values:

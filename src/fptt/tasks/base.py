@@ -82,7 +82,7 @@ class Task:
     form: Form = option("code", "FPTT's linear term as in the authors' code, or as published")
     max_norm: float | None = option(1.0, "clip the whole gradient to this norm")
     ema: float | None = option(
-        None, "evaluate a moving average of the weights that keeps this share of itself at each batch; fptt has its own average"
+        None, "evaluate a moving average of the weights that keeps this share of itself at each batch, in place of fptt's own"
     )
     weights: Weights = option("linear", "weight of the loss over the parts")
     auxiliary: AuxiliaryKind = option("none", "auxiliary distillation term of early parts")
@@ -156,8 +156,6 @@ class Task:
             raise InputError("--batch-size 1 has no batch statistics: raise it, or train with --norm none")
         if self.rule == "fptt" and not self.alpha > 0:
             raise InputError(f"--alpha must be positive, got {self.alpha}; --rule tbptt trains without the regulariser")
-        if self.rule == "fptt" and self.ema is not None:
-            raise InputError("--ema is for other rules: --rule fptt evaluates a running average of its own, see --beta")
         self.check_rule()
         check_precision(self.precision, self.rule)
         surrogate.get(self.surrogate)

@@ -59,7 +59,7 @@ class VOC(Task):
     norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
     b0: float = option(1.0, "baseline threshold")
     adaptive: bool = option(False, "adaptive threshold (ALIF and LTC)")
-    start: str | None = option(None, "a run to take the synapses over from, such as one of the non-spiking twin")
+    start: str | None = option(None, "a run to take the weights over from; of the non-spiking twin, the synapses")
     dropout: float = option(0.0, "share of the image's colour channels silenced at each training step (reference: 0.1)")
     smoothing: float = option(0.05, "label smoothing of the classes")
     flip: bool = option(True, "in training, mirror images at random")
@@ -137,17 +137,21 @@ class VOC(Task):
 
 
 def take_over(model: nn.Module, run: Run) -> None:
-    """Synapses, heads and batch norms of ``run``, whatever its neurons; every step starts from the statistics of the last.
+    """Synapses, heads and batch norms of ``run``, and its neurons' parameters where they are of the same kind.
+
+    They are the averages where the run keeps any. Every step starts from the statistics of the last.
 
     Raises InputError for a network of another kind, width, or number of classes.
     """
-    theirs = checkpoint.load(run.checkpoint)["model"]
+    content = checkpoint.load(run.checkpoint)
+    theirs = content["model"] | (content["average"] or {})
     ours = model.state_dict()
-    shared = {key: value for key, value in theirs.items() if ".neuron." not in key and "readouts." not in key}
+    own = {key for key in theirs if (".neuron." in key or "readouts." in key) and key not in ours}  # of the kind of neuron
+    shared = {key: value for key, value in theirs.items() if key not in own}
     if not shared.keys() <= ours.keys():
         raise InputError(f"--start {run.folder} is not a run of a detector with the same --norm")
     for key, value in shared.items():
-        if key.endswith(("running_mean", "running_var")):
+        if key.endswith(("running_mean", "running_var")) and value.dim() == 2:  # [time steps, channels]
             shared[key] = value[-1:].expand(len(ours[key]), -1)
         elif key.endswith("trained_steps"):
             shared[key] = ours[key]

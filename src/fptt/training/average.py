@@ -1,6 +1,6 @@
-"""A moving average of weights, to evaluate what a rule without averages of its own has learnt."""
+"""A moving average of weights over many batches, to evaluate what a rule has learnt that goes on moving with each of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,26 +12,32 @@ class MovingAverage:
     """average <- decay average + (1 - decay) weights at every ``update``, the first of which takes the weights as they are.
 
     Args:
-        parameters: the weights.
+        model: the network whose parameters are averaged.
         decay: in (0, 1); about 1 / (1 - decay) updates are remembered.
+
+    ``averages`` are those of each parameter by its name; there are none before the first update.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
-        self.parameters = list(parameters)
+    def __init__(self, model: nn.Module, decay: float):
+        self.parameters = dict(model.named_parameters())
         self._average = get_ema_multi_avg_fn(decay)
-        self.averages: list[Tensor] = []
+        self.averages: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def update(self) -> None:
         if self.averages:
-            self._average(self.averages, self.parameters, None)
+            self._average(list(self.averages.values()), list(self.parameters.values()), None)
         else:
-            self.averages = [p.detach().clone() for p in self.parameters]
+            self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def load(self, averages: dict[str, Tensor]) -> None:
+        """Go on from the ``averages`` of a network of the same parameters. Raises KeyError for others."""
+        self.averages = {name: averages[name].to(p.device) for name, p in self.parameters.items() if averages}
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Within this context the parameters hold their averages; afterwards their own values again."""
-        own = [p.detach().clone() for p in self.parameters]
+        own = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.restart_from_average()
         try:
             yield
@@ -43,6 +49,6 @@ class MovingAverage:
         self._put(self.averages)
 
     @torch.no_grad()
-    def _put(self, values: list[Tensor]) -> None:
-        for p, value in zip(self.parameters, values, strict=False):
-            p.copy_(value)
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.parameters[name].copy_(value)

@@ -30,7 +30,7 @@ from fptt.training.precision import in_precision, prepare_cpu
 from fptt.training.run import Run, plain
 
 FREE = (  # settings that may be others when a training goes on
-    "epochs", "lr", "schedule", "milestones", "warmup", "alpha", "beta", "max_norm", "calibrate",
+    "epochs", "lr", "schedule", "milestones", "warmup", "alpha", "beta", "max_norm", "ema", "calibrate",
     "data", "network", "device", "threads", "compile", "precision", "accumulate", "recompute",
 )  # fmt: skip
 WORTH_COMPILING = 10_000  # time steps of a training: the compiler takes ten seconds or more and then spares milliseconds a step
@@ -98,10 +98,10 @@ class Trainer:
             task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
         )
         self.average: FPTT | MovingAverage | None = None  # what keeps an average of the weights, if anything does
-        if isinstance(self.optimizer, FPTT):
+        if task.ema is not None:
+            self.average = MovingAverage(self.model, task.ema)
+        elif isinstance(self.optimizer, FPTT):
             self.average = self.optimizer
-        elif task.ema is not None:
-            self.average = MovingAverage(self.model.parameters(), task.ema)
         self.stepped = in_precision(self.model, task.precision, self.device)
         self._compiled_infer = or_eager(self.infer)
         self.trainer = make_trainer(
@@ -184,8 +184,8 @@ class Trainer:
                 self.batch = number + 1
                 self.save()
                 raise Stopped
-        if isinstance(self.average, FPTT):
-            self.average.restart_from_average()
+        if isinstance(self.optimizer, FPTT):
+            self.optimizer.restart_from_average()
         if task.calibrate:
             with self.averaged_weights():
                 self.calibrate(samples, encoding)
@@ -344,7 +344,7 @@ class Trainer:
                 group |= {f"fptt_{name}": getattr(self.task, name) for name in ("alpha", "beta") if f"fptt_{name}" in group}
             self.totals.load_state_dict(content["totals"], self.device)
             if isinstance(self.average, MovingAverage):
-                self.average.averages = [average.to(self.device) for average in content["average"]]
+                self.average.load(content["average"] or {})
             for key in ("epoch", "batch", "seconds", "steps"):
                 setattr(self, key, content[key])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
