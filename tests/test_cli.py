@@ -230,6 +230,29 @@ def test_truncated_checkpoint(run, trained):
     assert status == 2 and "damaged" in err and err.count("\n") == 1
 
 
+def test_evaluating_with_statistics_taken_anew(run, tmp_path):
+    options = ("--hidden", "8", "--epochs", "2", "--norm", "time", "--threads", "1", "--no-compile", "--json")
+    for number, name in ((0, "none"), (20, "anew")):
+        assert run("train", "digits", *options, "--calibrate", str(number), "--out", name)[0] == 0
+    before = (tmp_path / "none" / "checkpoints" / "last.pt").read_bytes()
+    words = ("--json", "--split", "validation")
+    found = [
+        run("evaluate", "none", *words),
+        run("evaluate", "anew", *words),
+        run("evaluate", "none", *words, "--calibrate", "20"),
+    ]
+    assert [status for status, _, _ in found] == [0, 0, 0]
+    without, trained_so, anew = (json.loads(out)["loss"] for _, out, _ in found)
+    assert anew != without
+    assert anew == pytest.approx(trained_so, rel=1e-2), "all batches in another order"
+    assert (tmp_path / "none" / "checkpoints" / "last.pt").read_bytes() == before
+    status, _, err = run("evaluate", "none", "--calibrate", "0")
+    assert status == 2 and err == "fptt: --calibrate must be at least 1 batch, got 0\n"
+    assert run("train", *QUICK, "--norm", "none", "--out", "plain")[0] == 0
+    status, _, err = run("evaluate", "plain", "--calibrate", "1")
+    assert status == 2 and err.startswith("fptt: plain has no batch norms whose statistics") and err.count("\n") == 1
+
+
 def test_a_network_without_spikes_has_no_raster(run):
     assert run("train", *QUICK, "--neuron", "lstm", "--out", "lstm")[0] == 0
     status, _, err = run("plot", "lstm", "--kind", "raster")

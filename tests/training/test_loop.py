@@ -337,9 +337,11 @@ def test_a_second_signal_stops_at_once(number):
     assert signal.getsignal(number) is before
 
 
-def test_calibration_takes_the_statistics_of_the_weights_as_they_end_up(tmp_path):
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_calibration_takes_the_statistics_of_the_weights_as_they_end_up(compile, tmp_path):
     """From every batch of the epoch: each step's mean is that of the whole training set."""
-    trainer = start(small(epochs=1, batch_size=45, calibrate=5, norm="time", recurrent=False), tmp_path / "run")
+    options = {"batch_size": 45, "calibrate": 5, "norm": "time", "recurrent": False, "compile": compile}
+    trainer = start(small(epochs=1, **options), tmp_path / "run")
     trainer.fit(Silent())
     layer = trainer.model.layers[0]
     rows = trainer.task.sets()[0].x[:, 3]  # what the fourth step sees

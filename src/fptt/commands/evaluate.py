@@ -9,6 +9,8 @@ from rich.table import Column, Table
 
 from fptt.commands.common import add_common, add_split, chosen_set, show, trained
 from fptt.cost import measure
+from fptt.errors import InputError
+from fptt.training.loop import Trainer
 
 ROWS = 10  # of the scores after each step that are printed; JSON has all
 
@@ -18,11 +20,16 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--steps", action="store_true", help="and what the score would be after each time step")
     parser.add_argument("--cost", action="store_true", help="and what it costs: operations, sparsity, an estimate of energy")
+    parser.add_argument(
+        "--calibrate", type=int, metavar="N", help="take the statistics of batch norms anew from N training batches; not saved"
+    )
     add_split(parser)
     add_common(parser)
     options = parser.parse_args(arguments)
     trainer = trained(options)
     samples = chosen_set(trainer, options.split)
+    if options.calibrate is not None:
+        calibrate(trainer, options.calibrate)
     result = {"run": str(options.run), **trainer.task.notes(), "split": options.split, "samples": len(samples)}
     result |= trainer.evaluate(samples, every_step=options.steps)
     if options.cost:
@@ -39,6 +46,15 @@ def run(arguments: list[str]) -> int:
         if cost["firing_rates"]:
             Console().print(firing_rates(cost))
     return 0
+
+
+def calibrate(trainer: Trainer, batches: int) -> None:
+    """Take its batch norms' statistics anew. Raises InputError where it has none, or for no batches."""
+    if batches < 1:
+        raise InputError(f"--calibrate must be at least 1 batch, got {batches}")
+    train = trainer.task.training_set(trainer.task.sets()[0], 0)
+    if not trainer.calibrate(train, batches):
+        raise InputError(f"{trainer.run.folder} has no batch norms whose statistics could be taken anew: leave --calibrate out")
 
 
 def scores(steps: dict[str, list[float]]) -> Table:

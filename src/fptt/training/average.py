@@ -1,4 +1,4 @@
-"""A moving average of weights over many batches, to evaluate what a rule has learnt that goes on moving with each of them."""
+"""Averages: of weights, to evaluate what a rule has learnt that goes on moving with every batch, and of statistics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,3 +52,22 @@ class MovingAverage:
     def _put(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self.parameters[name].copy_(value)
+
+
+class RunningMean:
+    """The mean of what ``tensors`` have held at each ``update``; ``put`` writes it into them."""
+
+    def __init__(self, tensors: list[Tensor]):
+        self.tensors, self.means = tensors, [torch.zeros_like(tensor) for tensor in tensors]
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        if self.tensors:
+            torch._foreach_lerp_(self.means, self.tensors, 1 / self.updates)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        if self.updates and self.tensors:
+            torch._foreach_copy_(self.tensors, self.means)

@@ -24,7 +24,7 @@ from fptt.learning.graphs import or_eager
 from fptt.learning.online import make_trainer
 from fptt.learning.rules import make_optimizer
 from fptt.training import checkpoint
-from fptt.training.average import MovingAverage
+from fptt.training.average import MovingAverage, RunningMean
 from fptt.training.metrics import machine, peak_memory_mb
 from fptt.training.precision import in_precision, prepare_cpu
 from fptt.training.run import Run, plain
@@ -188,7 +188,7 @@ class Trainer:
             self.optimizer.restart_from_average()
         if task.calibrate:
             with self.averaged_weights():
-                self.calibrate(samples, encoding)
+                self.calibrate(samples, task.calibrate)
         if not self.epoch and totals.result()["firing_rate"] == 0:
             warnings.warn("fptt: no neuron fired in the first epoch: thresholds may be too high for the input", stacklevel=2)
         self.totals = task.totals(training=True)
@@ -199,34 +199,49 @@ class Trainer:
         return nullcontext() if self.average is None else self.average.averaged_weights()
 
     @torch.no_grad()
-    def calibrate(self, samples: Samples, generator: torch.Generator) -> None:
-        """Take the statistics of all batch norms anew, as means over a few batches that the weights as they are now have seen.
+    def calibrate(self, samples: Samples, batches: int) -> bool:
+        """Take the statistics of all batch norms anew, as means over some ``batches`` of ``samples``, with the present weights.
 
         Those gathered in training belong to weights on their way: to other ones than the averages, and in a long sequence to
         ones that were adapted to the batch (compare ``torch.optim.swa_utils.update_bn``).
+
+        Returns whether there are any to take.
         """
         norms: list[Any] = [
             module for module in self.model.modules() if hasattr(module, "running_mean") and hasattr(module, "momentum")
         ]
+        if not norms:
+            return False
         shared = [norm for norm in norms if getattr(norm, "time_steps", 1) == 1]  # by all steps
+        through_time = [norm for norm in norms if norm not in shared]
+        of_steps, of_batches = (
+            RunningMean([statistics for norm in some for statistics in (norm.running_mean, norm.running_var)])
+            for some in (shared, through_time)
+        )
         momenta = [norm.momentum for norm in norms]
-        shuffle = generator.manual_seed(self.batch_seed(-1))
-        batches = samples.batches(self.task.batch_size, shuffle=shuffle, drop_last=True)
-        for number, (x, _) in enumerate(itertools.islice(batches, self.task.calibrate), 1):
+        for norm in norms:
+            norm.momentum = 1.0  # it remembers the last step or batch alone
+        infer = self._compiled_infer if self.trainer.compiled else self.infer
+        through = CapturedInference(self.infer, self.stepped)
+        self.model.train()
+        generator = torch.Generator().manual_seed(self.batch_seed(-1))
+        shuffled = samples.to(self.device).batches(self.task.batch_size, shuffle=generator, drop_last=True)
+        for number, (x, _) in enumerate(itertools.islice(shuffled, batches), 1):
             torch.manual_seed(self.batch_seed(-1 - number))
-            for norm in norms:
-                norm.momentum = 1 / number
             sequence = self.sequence(x, generator)
             state = states.initialise(self.model, sequence[0])
             if captures(sequence) and not shared:
-                CapturedInference(self.infer, self.stepped)(sequence, state)
-                continue
-            for t, x_t in enumerate(sequence, 1):
-                for norm in shared:
-                    norm.momentum = 1 / ((number - 1) * len(sequence) + t)
-                _, state, _ = self.infer(x_t, state)  # compiled, it would be so anew for every momentum
+                through(sequence, state)
+            else:
+                for x_t in sequence:
+                    _, state, _ = infer(x_t, state)
+                    of_steps.update()
+            of_batches.update()
+        of_steps.put()
+        of_batches.put()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+        return True
 
     def batch_seed(self, number: int) -> int:
         """A seed of its own for every batch: training goes on alike wherever and on whatever device it was interrupted."""
