@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fptt import InputError, cli
+from fptt import InputError, cli, plots
 from fptt.commands.launch import Job, in_processes, through_submitit
 from fptt.comparison import Grid, read_csv, with_spread, write_csv
 from fptt.tasks.digits import Digits
@@ -95,6 +95,25 @@ def test_the_table_has_means_and_differences_of_pairs(grid, tmp_path):
     assert "| lif | FPTT | 3 | 50.0 ± 40.0 % | +20.0 ± 14.1 points |" in markdown[2]
     assert "| lif | BPTT | 2 | 50.0 ± 14.1 % |  |" in markdown[3]
     assert with_spread(0.0123, 0.001, percent=False) == "0.0123 ± 0.0010"
+
+
+@pytest.mark.parametrize(("second", "alike"), [("test_accuracy", True), ("test_mse", False)])
+def test_panels_of_the_same_score_are_drawn_to_one_scale(second, alike):
+    cells = (("fptt", "a", 0.2), ("bptt", "a", 0.9), ("fptt", "b", 0.1), ("bptt", "b", 0.3))
+    table = [
+        {
+            "rule": rule,
+            "neuron": "ltc",
+            "task": task,
+            "mean": mean,
+            "sd": 0.01,
+            "score": "test_accuracy" if task == "a" else second,
+        }
+        for rule, task, mean in cells
+    ]
+    figure = plots.comparison(table, ("rule", "neuron", "task"), {name: name for name in ("test_accuracy", "test_mse")})
+    first, other = (axis.get_xlim() for axis in figure.axes)
+    assert (first == other) is alike
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.text('ab,"\n ', min_size=1))

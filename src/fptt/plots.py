@@ -135,9 +135,10 @@ def comparison(table: Sequence[dict[str, Any]], axes: Sequence[str], names: dict
     down = list(dict.fromkeys(row[axes[0]] for row in table))
     kinds = list(dict.fromkeys(row[axes[1]] for row in table)) if len(axes) > 1 else [None]
     with plt.rc_context(STYLE):
-        height = 1.2 + 0.22 * len(down) * (len(kinds) + 0.6)
+        size = (1.6 + 3.4 * len(panels), 1.2 + 0.22 * len(down) * (len(kinds) + 0.6))
+        alike = len({score for _, score in panels}) == 1  # and then drawn to one scale
         figure, drawn = plt.subplots(
-            1, len(panels), figsize=(1.6 + 3.4 * len(panels), height), sharey=True, squeeze=False, layout="constrained"
+            1, len(panels), figsize=size, sharex=alike, sharey=True, squeeze=False, layout="constrained"
         )
         for (others, score), axis in zip(panels, drawn[0], strict=True):
             scale = 1 if score == "test_mse" else 100
