@@ -95,7 +95,7 @@ def test_a_changed_figure_is_found():
                     missed.append(figure.text)
     assert tried > 100 and len(missed) < 0.15 * tried
     longer = {text for text in missed if len(re.sub(r"\D", "", text).lstrip("0")) > 2}
-    assert longer <= {"554"}, longer  # 554.5 MB, which 555 shows as well
+    assert longer <= {"554", "94.9"}, longer  # 554.5 MB, which 555 shows as well; 94.9 %, beside which 94.98 is linked
 
 
 IN_GRID = {"truncated BPTT": "TBPTT"}  # whose name on the page is another than in the grid
@@ -204,6 +204,10 @@ def test_passages_that_are_allowed(page):
 @pytest.mark.parametrize("name", ["smnist", "psmnist"])
 @pytest.mark.parametrize(("recipe", "run"), [("one-core", "two-layers"), ("14x14", "14x14-two-layers")])
 def test_recipes_for_a_processor_are_what_was_measured(name, recipe, run):
+    """Statistics of batch norm may be of more batches: training knows nothing of them, and they were taken anew afterwards."""
+    words = ["--recipe", recipe, "--threads", "1", "--compile"]
     summary = json.loads((RESULTS / name / run / "summary.json").read_text())
-    task, _ = make_task(tasks.get(name), ["--recipe", recipe, "--threads", "1", "--compile"])
-    assert task.command() == summary["command"]
+    assert make_task(tasks.get(name), [*words, "--calibrate", "10"])[0].command() == summary["command"]
+    rows = json.loads((RESULTS / "calibration.json").read_text())["rows"]
+    measured = {10} | {row["calibrate"] for row in rows if row["run"] == f"{name}/{run}" and "test_accuracy" in row}
+    assert make_task(tasks.get(name), words)[0].calibrate in measured

@@ -75,7 +75,8 @@ class SequentialMNIST(MNISTSequence):
     # Yin et al. 2023: Adamax 3e-3, alpha 0.1, beta 0.5, clip 1, batch 512, lr / 10 after epochs 10, 30, 50, 75, 90. A tenth of
     # that alpha learns faster, and weights that adapt to a batch leave batch norms' statistics behind: hence alpha, calibrate.
     # For an hour or two of a processor: smaller layers, fewer updates, time constants spread from the start
-    # (results/time-constants); for half an hour, a quarter of the steps as well.
+    # (results/time-constants), statistics of 784 steps from more batches (results/calibration.json); for half an hour, a
+    # quarter of the steps as well.
     recipes: ClassVar[Recipes] = {
         "paper": {"alpha": 0.1, "epochs": 250, "calibrate": 0},
         "one-core": {
@@ -87,6 +88,7 @@ class SequentialMNIST(MNISTSequence):
             "schedule": "cosine",
             "tau_m": 20.0,
             "tau_adp": 800.0,
+            "calibrate": 100,
         },
         "14x14": {
             "pool": 2,
