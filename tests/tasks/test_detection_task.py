@@ -90,6 +90,17 @@ def test_a_network_of_the_same_neurons_starts_from_all_weights_that_were_evaluat
     assert torch.equal(ours[gate], content["model"][gate])
 
 
+def test_neurons_of_another_kind_keep_their_time_constants(folder, run):
+    assert run("train", "voc", "--folder", str(folder), *SMALL, "--neuron", "lif", "--tau-m", "3", "--out", "lif")[0] == 0
+    task = VOC(folder=str(folder), size=32, width=0.1, length=2, neuron="alif", start="lif")
+    model = task.model()
+    logit = model.state_dict()["layers.coarse.neuron.rates.0.logit"].clone()
+    task.prepare(model)
+    theirs = torch.load("lif/checkpoints/last.pt")["model"]
+    assert torch.equal(model.state_dict()["layers.coarse.neuron.rates.0.logit"], logit)
+    assert torch.equal(model.state_dict()["layers.coarse.synapse.weight"], theirs["layers.coarse.synapse.weight"])
+
+
 def test_the_score_of_a_set_is_that_of_all_its_images_together():
     head = Head(2, 64)
     output = torch.full((2, len(head.cell), 7), -12.0)

@@ -358,6 +358,15 @@ def test_calibration_of_statistics_that_all_steps_share_is_a_mean_over_them(tmp_
     assert layer.norm.momentum == 0.1
 
 
+def test_calibration_leaves_batch_norms_without_statistics_alone(tmp_path):
+    trainer = start(small(norm="none"), tmp_path / "run")
+    trainer.model.extra = torch.nn.BatchNorm1d(3, track_running_stats=False)
+    train = trainer.task.sets()[0]
+    assert not trainer.calibrate(train, 1)
+    trainer.model.other = torch.nn.BatchNorm1d(3)
+    assert trainer.calibrate(train, 1) and trainer.model.other.momentum == 0.1
+
+
 def test_records_of_a_network_without_spikes_are_json(tmp_path):
     trainer = start(small(neuron="lstm", epochs=1), tmp_path)
     trainer.fit(Silent())

@@ -123,6 +123,7 @@ class VOC(Task):
 
     def prepare(self, model: nn.Module) -> None:
         if self.start is not None:
+            assert isinstance(model, SPYv4)
             take_over(model, Run.open(Path(self.start)))
 
     @cached_property
@@ -136,7 +137,7 @@ class VOC(Task):
         return {"images": self.train if self.folder is None else self.folder, "size": self.size, "length": self.length}
 
 
-def take_over(model: nn.Module, run: Run) -> None:
+def take_over(model: SPYv4, run: Run) -> None:
     """Synapses, heads and batch norms of ``run``, and its neurons' parameters where they are of the same kind.
 
     They are the averages where the run keeps any. Every step starts from the statistics of the last.
@@ -146,8 +147,12 @@ def take_over(model: nn.Module, run: Run) -> None:
     content = checkpoint.load(run.checkpoint)
     theirs = content["model"] | (content["average"] or {})
     ours = model.state_dict()
-    own = {key for key in theirs if (".neuron." in key or "readouts." in key) and key not in ours}  # of the kind of neuron
-    shared = {key: value for key, value in theirs.items() if key not in own}
+    alike = run.config()[1].get("neuron") == model.settings["neuron"]
+    shared = {
+        key: value
+        for key, value in theirs.items()
+        if (".neuron." not in key or (alike and key in ours)) and ("readouts." not in key or key in ours)
+    }
     if not shared.keys() <= ours.keys():
         raise InputError(f"--start {run.folder} is not a run of a detector with the same --norm")
     for key, value in shared.items():

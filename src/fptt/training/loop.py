@@ -208,7 +208,9 @@ class Trainer:
         Returns whether there are any to take.
         """
         norms: list[Any] = [
-            module for module in self.model.modules() if hasattr(module, "running_mean") and hasattr(module, "momentum")
+            module
+            for module in self.model.modules()
+            if getattr(module, "running_mean", None) is not None and hasattr(module, "momentum")
         ]
         if not norms:
             return False
