@@ -5,6 +5,7 @@ import multiprocessing
 import threading
 import time
 
+import matplotlib.pyplot as plt
 import pytest
 import yaml
 from hypothesis import given
@@ -113,6 +114,7 @@ def test_panels_of_the_same_score_are_drawn_to_one_scale(second, alike):
     ]
     figure = plots.comparison(table, ("rule", "neuron", "task"), {name: name for name in ("test_accuracy", "test_mse")})
     first, other = (axis.get_xlim() for axis in figure.axes)
+    plt.close(figure)
     assert (first == other) is alike
 
 
