@@ -88,6 +88,9 @@ def test_a_network_of_the_same_neurons_starts_from_all_weights_that_were_evaluat
     )
     gate = "layers.coarse.neuron.rates.0.norm.running_var"
     assert torch.equal(ours[gate], content["model"][gate])
+    torch.save({**content, "average": list(theirs.values())}, "first/checkpoints/last.pt")
+    with pytest.raises(InputError, match="--start first: its checkpoint is of another version of fptt"):
+        task.prepare(model)
 
 
 def test_neurons_of_another_kind_keep_their_time_constants(folder, run):

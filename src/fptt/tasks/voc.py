@@ -145,7 +145,10 @@ def take_over(model: SPYv4, run: Run) -> None:
     Raises InputError for a network of another kind, width, or number of classes.
     """
     content = checkpoint.load(run.checkpoint)
-    theirs = content["model"] | (content["average"] or {})
+    try:
+        theirs = content["model"] | (content["average"] or {})
+    except (KeyError, TypeError):
+        raise InputError(f"--start {run.folder}: its checkpoint is of another version of fptt: train it again") from None
     ours = model.state_dict()
     alike = run.config()[1].get("neuron") == model.settings["neuron"]
     shared = {
