@@ -8,7 +8,7 @@ import pytest
 
 from event_files import aedat2, some_events
 from fptt import cli, tasks
-from fptt.commands.common import make_task
+from fptt.tasks.settings import make_task
 
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text()

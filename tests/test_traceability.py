@@ -11,7 +11,7 @@ import pytest
 
 import tracing
 from fptt import tasks
-from fptt.commands.common import make_task
+from fptt.tasks.settings import make_task
 
 HOME = Path(__file__).parent.parent
 RESULTS = HOME / "results"

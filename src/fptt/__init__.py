@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fptt.errors import InputError as InputError
     from fptt.learning.fptt import FPTT as FPTT
+    from fptt.loading import load as load
     from fptt.state import detach as detach
 
 __version__ = "0.1.0"
 
-_HOMES = {"FPTT": "fptt.learning.fptt", "detach": "fptt.state", "InputError": "fptt.errors"}
-__all__ = ["FPTT", "InputError", "__version__", "detach"]
+_HOMES = {"FPTT": "fptt.learning.fptt", "detach": "fptt.state", "InputError": "fptt.errors", "load": "fptt.loading"}
+__all__ = ["FPTT", "InputError", "__version__", "detach", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from conftest import Silent
 from fptt import InputError, tasks
-from fptt.commands.common import make_task
 from fptt.data.samples import Samples
 from fptt.learning.rules import Rule
 from fptt.tasks.adding import Adding
 from fptt.tasks.digits import Digits
 from fptt.tasks.images import CIFAR10, MNIST, FashionMNIST
 from fptt.tasks.mnist import PermutedMNIST, RowMNIST
+from fptt.tasks.settings import make_task
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
 

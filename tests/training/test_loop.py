@@ -1,6 +1,5 @@
 """Training that is interrupted, resumed, goes wrong, and is measured."""
 
-import argparse
 import dataclasses
 import json
 import math
@@ -14,9 +13,9 @@ from hypothesis import strategies as st
 
 from conftest import Reads, Silent
 from fptt import FPTT, InputError
-from fptt.commands.common import trained
 from fptt.data import images
 from fptt.data.samples import Samples
+from fptt.loading import trained
 from fptt.tasks.adding import Adding
 from fptt.tasks.digits import Digits
 from fptt.tasks.images import MNIST
@@ -126,7 +125,7 @@ def test_a_moving_average_is_evaluated_and_leaves_training_as_it_is(rule, tmp_pa
     assert [row["loss"] for row in plain.run.metrics()] == [row["loss"] for row in averaged.run.metrics()]
     rows = zip(plain.run.metrics(), averaged.run.metrics(), strict=True)
     assert all(a["validation_loss"] != b["validation_loss"] for a, b in rows)
-    loaded = trained(argparse.Namespace(run=averaged.run.folder, data=None, device=None))
+    loaded = trained(averaged.run.folder)
     for name, p in loaded.model.named_parameters():
         assert torch.equal(p, averaged.average.averages[name])
     assert loaded.evaluate(loaded.task.sets()[2])["loss"] == summary["test_loss"]

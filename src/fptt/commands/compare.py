@@ -12,11 +12,11 @@ import yaml
 from rich.console import Console
 
 from fptt import plots, tasks
-from fptt.commands.common import make_task
 from fptt.commands.launch import Job, in_processes, through_submitit
 from fptt.comparison import SCORES, Grid, Planned, Row, read_csv, score, with_spread, write_csv
 from fptt.errors import InputError
 from fptt.tasks.base import Task, words_for
+from fptt.tasks.settings import make_task
 from fptt.training.loop import stop_on_signal
 from fptt.training.run import Run, write_atomically
 

@@ -1,14 +1,13 @@
 """What several commands need of detectors: one from a file of weights or a run folder, and what it says of itself."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fptt.commands.common import trained
 from fptt.detection.detector import PACKAGED, Detector
 from fptt.errors import InputError
+from fptt.loading import trained
 from fptt.models.spyv4 import SPYv4
 from fptt.training.precision import prepare_cpu
 from fptt.training.run import Run
@@ -25,7 +24,7 @@ def open_detector(place: Path | None, device: str = "cpu", **options: Any) -> De
         return Detector.load(place, device=device, **options)
     from fptt.tasks.voc import VOC
 
-    trainer = trained(argparse.Namespace(run=place, data=None, device=device))
+    trainer = trained(place, device=device)
     task = trainer.task
     if not isinstance(task, VOC) or not isinstance(trainer.model, SPYv4):
         raise InputError(f"task '{task.name}' of {place} finds no objects: give a run of task 'voc', or a file of weights")

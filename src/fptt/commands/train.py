@@ -6,9 +6,10 @@ import yaml
 from rich.console import Console
 
 from fptt import plots, tasks
-from fptt.commands.common import make_task, show, value_of
+from fptt.commands.common import show
 from fptt.errors import InputError
 from fptt.progress import ConsoleReport, TensorBoardReport
+from fptt.tasks.settings import make_task, value_of
 from fptt.training.loop import Stopped, Trainer
 from fptt.training.run import Run
 
