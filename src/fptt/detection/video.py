@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from threading import Condition, Thread
 from typing import Any, NamedTuple
@@ -107,6 +108,9 @@ class Video:
 
     def __iter__(self) -> Iterator[Frame]:
         number, first, last, end, ahead = 0, 0.0, 0.0, 0.0, 0.0
+        told, whole = self.stream.frames, 0.0  # by the file; once it is closed, its stream has nothing to say
+        if self.stream.duration:
+            whole = float(((self.stream.start_time or 0) + self.stream.duration) * self.stream.time_base)
         try:
             with self.file:
                 for frame in self.file.decode(self.stream):
@@ -118,13 +122,13 @@ class Video:
                     yield Frame(self.tensor(frame), number, last - first)
                     number += 1
         except self.av.FFmpegError as error:
-            raise self.unreadable(error) from None
+            if not 0 < number < told:
+                raise self.unreadable(error) from None
+            whole = inf  # whatever it told of its length
         if number == 0:
             raise InputError(f"{self.shown} holds no frame: it is empty or damaged")
-        if self.stream.duration and number < self.stream.frames:  # fewer may be right: an edit list can leave some out
-            whole = float(((self.stream.start_time or 0) + self.stream.duration) * self.stream.time_base)
-            if end < whole - 0.5 * (end - last):
-                raise InputError(f"{self.shown} is truncated: only {number} of its {self.stream.frames} frames are there")
+        if number < told and end < whole - 0.5 * (end - last):  # fewer may be right: an edit list can leave some out
+            raise InputError(f"{self.shown} is truncated: only {number} of its {told} frames are there")
 
     def tensor(self, frame: Any) -> Tensor:
         """The picture the right way up, its pixels square."""
