@@ -8,6 +8,7 @@ import torch
 
 import voc_files
 from fptt import InputError
+from fptt.detection.detector import Detector
 from fptt.detection.head import Head
 from fptt.tasks.voc import VOC, DetectionTotals
 from fptt.training.metrics import Totals
@@ -90,6 +91,44 @@ def test_a_network_of_the_same_neurons_starts_from_all_weights_that_were_evaluat
     assert torch.equal(ours[gate], content["model"][gate])
     torch.save({**content, "average": list(theirs.values())}, "first/checkpoints/last.pt")
     with pytest.raises(InputError, match="--start first: its checkpoint is of another version of fptt"):
+        task.prepare(model)
+
+
+def test_a_network_for_other_classes_starts_from_the_weights_that_come_with_fptt_but_for_its_heads(folder):
+    given = {"folder": str(folder), "size": 64, "width": 0.5, "length": 2, "start": "packaged"}
+    task = VOC(**given, b0=0.5)
+    model = task.model()
+    heads = {key: value.clone() for key, value in model.state_dict().items() if key.startswith("heads.")}
+    with pytest.warns(UserWarning, match="^fptt: --start packaged has another number of classes: the heads are trained anew$"):
+        task.prepare(model)
+    ours, theirs = model.state_dict(), Detector.load().model.state_dict()
+    assert heads and all(torch.equal(ours[key], value) for key, value in heads.items())
+    rest = [key for key in theirs if not key.startswith("heads.") and not key.endswith(("running_mean", "running_var"))]
+    assert any(".neuron." in key for key in rest)
+    assert all(torch.equal(ours[key], theirs[key]) for key in rest if not key.endswith("trained_steps"))
+    with pytest.warns(UserWarning) as told:
+        other = VOC(**given)
+        other.prepare(other.model())
+    assert "fptt: --start packaged was trained with --b0 0.5, which suits its weights" in {str(each.message) for each in told}
+    with pytest.raises(InputError, match="^--start packaged: its layers.stem1.synapse.weight does not fit: give a detector of"):
+        wider = VOC(**{**given, "width": 1.0})
+        wider.prepare(wider.model())
+
+
+def test_a_network_starts_from_a_file_of_weights(folder, run):
+    assert run("train", "voc", "--folder", str(folder), *SMALL, "--out", "first")[0] == 0
+    assert run("export", "first", "--out", "first.safetensors")[0] == 0
+    task = VOC(folder=str(folder), size=32, width=0.1, length=2, start="first.safetensors")
+    model = task.model()
+    task.prepare(model)
+    ours, theirs = model.state_dict(), Detector.load("first.safetensors").model.state_dict()
+    last = "layers.coarse.norm.running_var"
+    assert torch.equal(ours[last], theirs[last][-1:].expand(2, -1))
+    assert all(
+        torch.equal(value, theirs[key]) for key, value in ours.items() if "trained_steps" not in key and "running" not in key
+    )
+    Path("first.safetensors").write_bytes(b"nothing of use")
+    with pytest.raises(InputError, match="^first.safetensors is damaged or no file of weights"):
         task.prepare(model)
 
 

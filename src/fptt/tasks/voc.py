@@ -1,5 +1,6 @@
 """Object detection: SPYv4 on PASCAL VOC, or on a user's folder of its layout."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from fptt.data import boxes, voc
 from fptt.data.samples import Samples
-from fptt.detection import Detections
+from fptt.detection import Detections, weight_file
 from fptt.detection.average_precision import average_precision
+from fptt.detection.detector import PACKAGED
 from fptt.detection.head import REFERENCE_ANCHORS, REFERENCE_SIZE, Head, detections
 from fptt.detection.loss import DetectionLoss
 from fptt.errors import InputError
@@ -59,7 +61,11 @@ class VOC(Task):
     norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
     b0: float = option(1.0, "baseline threshold")
     adaptive: bool = option(False, "adaptive threshold (ALIF and LTC)")
-    start: str | None = option(None, "a run to take the weights over from; of the non-spiking twin, the synapses")
+    start: str | None = option(
+        None,
+        "what to take the weights over from: a run, a file of weights (.safetensors), or 'packaged', the file that fptt has; "
+        "of the non-spiking twin, the synapses; of a detector of another number of classes, all but the heads",
+    )
     dropout: float = option(0.0, "share of the image's colour channels silenced at each training step (reference: 0.1)")
     smoothing: float = option(0.05, "label smoothing of the classes")
     flip: bool = option(True, "in training, mirror images at random")
@@ -124,7 +130,7 @@ class VOC(Task):
     def prepare(self, model: nn.Module) -> None:
         if self.start is not None:
             assert isinstance(model, SPYv4)
-            take_over(model, Run.open(Path(self.start)))
+            take_over(model, self.start)
 
     @cached_property
     def criterion(self) -> Criterion:
@@ -137,27 +143,28 @@ class VOC(Task):
         return {"images": self.train if self.folder is None else self.folder, "size": self.size, "length": self.length}
 
 
-def take_over(model: SPYv4, run: Run) -> None:
-    """Synapses, heads and batch norms of ``run``, and its neurons' parameters where they are of the same kind.
+def take_over(model: SPYv4, start: str) -> None:
+    """Synapses, heads and batch norms of ``start``, and its neurons' parameters where they are of the same kind.
 
-    They are the averages where the run keeps any. Every step starts from the statistics of the last.
+    ``start`` is a run folder, a file of weights, or "packaged". They are the averages where a run keeps any. Every step starts
+    from the statistics of the last. Heads for another number of classes stay as they are, with a warning.
 
-    Raises InputError for a network of another kind, width, or number of classes.
+    Raises InputError for a network of another kind or width.
     """
-    content = checkpoint.load(run.checkpoint)
-    try:
-        theirs = content["model"] | (content["average"] or {})
-    except (KeyError, TypeError):
-        raise InputError(f"--start {run.folder}: its checkpoint is of another version of fptt: train it again") from None
+    theirs, settings = weights(start)
     ours = model.state_dict()
-    alike = run.config()[1].get("neuron") == model.settings["neuron"]
+    alike = settings.get("neuron") == model.settings["neuron"]
     shared = {
         key: value
         for key, value in theirs.items()
         if (".neuron." not in key or (alike and key in ours)) and ("readouts." not in key or key in ours)
     }
     if not shared.keys() <= ours.keys():
-        raise InputError(f"--start {run.folder} is not a run of a detector with the same --norm")
+        raise InputError(f"--start {start} is not a detector with the same --norm")
+    heads = [key for key in shared if key.startswith(("heads.", "readouts."))]
+    other_classes = any(len(ours[key]) != len(shared[key]) for key in heads)
+    for key in heads if other_classes else ():
+        del shared[key]
     for key, value in shared.items():
         if key.endswith(("running_mean", "running_var")) and value.dim() == 2:  # [time steps, channels]
             shared[key] = value[-1:].expand(len(ours[key]), -1)
@@ -165,8 +172,27 @@ def take_over(model: SPYv4, run: Run) -> None:
             shared[key] = ours[key]
     wrong = [key for key, value in shared.items() if ours[key].shape != value.shape]
     if wrong:
-        raise InputError(f"--start {run.folder}: its {wrong[0]} does not fit: give a run of the same --width and classes")
+        raise InputError(f"--start {start}: its {wrong[0]} does not fit: give a detector of the same --width")
+    if other_classes:
+        warnings.warn(f"fptt: --start {start} has another number of classes: the heads are trained anew", stacklevel=2)
+    if alike and settings.get("b0") != model.settings["b0"]:
+        warnings.warn(
+            f"fptt: --start {start} was trained with --b0 {settings.get('b0')}, which suits its weights", stacklevel=2
+        )
     model.load_state_dict({**ours, **shared})
+
+
+def weights(start: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of the detector at ``start``, of ``take_over``, and the settings that it was made with."""
+    if start == "packaged" or start.endswith(".safetensors"):
+        content = weight_file.read(PACKAGED if start == "packaged" else Path(start))
+        return content.model.state_dict(), content.model.settings
+    run = Run.open(Path(start))
+    saved = checkpoint.load(run.checkpoint)
+    try:
+        return saved["model"] | (saved["average"] or {}), run.config()[1]
+    except (KeyError, TypeError):
+        raise InputError(f"--start {start}: its checkpoint is of another version of fptt: train it again") from None
 
 
 class DetectionTotals(Totals):
