@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fptt import InputError, cli, plots
+from fptt.commands import compare
 from fptt.commands.launch import Job, in_processes, through_submitit
 from fptt.comparison import Grid, read_csv, with_spread, write_csv
 from fptt.tasks.digits import Digits
@@ -64,6 +65,13 @@ def test_every_combination_but_the_exceptions_is_planned(grid):
         ({"settings": {"seed": 7}}, "'seed' is no setting of a comparison: list seeds under 'seeds'"),
         ({"except": [{"neuron": "ltc"}, {"neuron": "lif"}]}, "'except' leaves nothing to train"),
         ({"except": {"neuron": "lif"}}, "'except' must be a list of cells"),
+        ({"choose": "lr"}, "'choose' must be one of several axes under 'vary'"),
+        ({"choose": ["neuron"]}, "'choose' must be one of several axes under 'vary'"),
+        ({"choose": "rule"}, "'choose' must be one of several axes under 'vary' and not in 'baseline'"),
+        (
+            {"vary": {"neuron": ["lif"]}, "choose": "neuron", "baseline": {}, "except": []},
+            "'choose' must be one of several axes",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_grid_is_said(grid, changes, message):
@@ -96,6 +104,39 @@ def test_the_table_has_means_and_differences_of_pairs(grid, tmp_path):
     assert "| lif | FPTT | 3 | 50.0 ± 40.0 % | +20.0 ± 14.1 points |" in markdown[2]
     assert "| lif | BPTT | 2 | 50.0 ± 14.1 % |  |" in markdown[3]
     assert with_spread(0.0123, 0.001, percent=False) == "0.0123 ± 0.0010"
+
+
+def test_the_first_seed_chooses_by_its_validation_score(grid):
+    of = Grid.read(grid(choose="neuron", seeds=[4, 3], **{"except": [{"neuron": "ltc", "rule": "4 parts"}]}))
+    assert [plan.name for plan in of.candidates()] == [
+        f"{name}-seed4" for name in ("lif-fptt", "lif-4-parts", "lif-bptt", "ltc-fptt", "ltc-bptt")
+    ]
+    validated = lambda *cell, by: {**row(*cell), "validation_accuracy": by}  # noqa: E731
+    rows = [
+        validated("lif", "FPTT", 4, 0.9, by=0.5),
+        validated("ltc", "FPTT", 4, 0.2, by=0.6),
+        validated("lif", "BPTT", 4, 0.4, by=0.4),
+    ]
+    rows += [validated("lif", "FPTT", 3, 0.9, by=0.99), validated("ltc", "FPTT", 3, 0.4, by=0.1), row("lif", "BPTT", 3, 0.1)]
+    assert [plan.name for plan in of.chosen(rows)] == ["lif-bptt-seed4", "lif-bptt-seed3", "ltc-fptt-seed4", "ltc-fptt-seed3"]
+    table = of.table(rows)
+    assert [(line["rule"], line["neuron"], line["runs"]) for line in table] == [("BPTT", "lif", 2), ("FPTT", "ltc", 2)]
+    assert table[1]["mean"] == pytest.approx(0.3), "though the other was better on the test set"
+    assert table[1]["difference"] == pytest.approx(0.05), "from the baseline's own choice"
+    assert of.markdown(table).startswith("| rule | neuron | runs | test accuracy | difference from BPTT |")
+    errors = [
+        {
+            **line,
+            "validation_mse": line["validation_accuracy"],
+            "validation_accuracy": None,
+            "test_mse": 0.1,
+            "test_accuracy": None,
+        }
+        for line in rows[:2]
+    ]
+    assert of.chosen(errors)[0].labels["neuron"] == "lif", "of errors the smaller one"
+    with pytest.raises(InputError, match="not validated: fptt lif FPTT 4"):
+        of.chosen([row("lif", "FPTT", 4, 0.5)])
 
 
 @pytest.mark.parametrize(("second", "alike"), [("test_accuracy", True), ("test_mse", False)])
@@ -187,6 +228,32 @@ def test_epochs_may_vary_and_a_network_without_spikes_has_no_rate(grid, tmp_path
         lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
         assert [line[0][2:] + line[1] for line in lines] == ["lstm1", "lstm2", "lif1", "lif2"]
         assert [line[4] == "" for line in lines] == [True, True, False, False]
+
+
+def here(jobs, *_):
+    """As ``in_processes``, in this one."""
+    for job in jobs:
+        yield job, "failed" if cli.main(job.words) else None
+
+
+def test_what_is_chosen_is_trained_with_the_other_seeds(grid, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = grid(
+        settings={**TINY, "epochs": 1, "compile": False},
+        vary={"rule": ["fptt", "eprop"], "lr": [0.00001, 0.03]},
+        seeds=[0, 1],
+        **{"choose": "lr", "baseline": {}, "except": []},
+    )
+    monkeypatch.setattr(compare, "in_processes", here)
+    assert cli.main(["compare", str(path), "--json"]) == 1
+    output = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(line["rule"], line["lr"], line["runs"]) for line in output["table"]] == [("fptt", "0.03", 2)]
+    assert set(output["failed"]) == {"eprop-1e-05-seed0", "eprop-0.03-seed0"}, "where nothing can be chosen, no more is tried"
+    rows = read_csv(tmp_path / "runs/some/runs.csv", ("rule", "lr"))
+    assert [(line["lr"], line["seed"]) for line in rows] == [("1e-05", 0), ("0.03", 0), ("0.03", 1)]
+    assert cli.main(["compare", str(path), "--collect"]) == 1
+    told = capsys.readouterr()
+    assert "| fptt | 0.03 | 2 |" in told.out and "2 of 5 runs failed" in told.err
 
 
 class Silent:

@@ -10,6 +10,7 @@ vary:                                               # every combination is a cel
 seeds: [0, 1, 2]                                    # every cell is run with each; [0] unless given
 except: [{rule: BPTT, neuron: ltc}]                 # cells that are left out
 baseline: {rule: BPTT}                              # what each cell is compared with, seed by seed
+choose: lr                                          # of this axis, each cell has the name that is best on its validation set
 """
 
 import csv
@@ -26,7 +27,7 @@ import yaml
 
 from fptt.errors import InputError
 
-KEYS = ("settings", "vary", "seeds", "except", "baseline")
+KEYS = ("settings", "vary", "seeds", "except", "baseline", "choose")
 SCORES = {"test_accuracy": "test accuracy", "test_map50": "test AP50", "test_mse": "test error"}  # of a summary
 Row = dict[str, Any]
 
@@ -49,11 +50,12 @@ class Planned:
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid file that was read: the names of its axes, all its runs, and the baseline's names."""
+    """A grid file that was read: the names of its axes, all its runs, the baseline's names, and the axis that is chosen on."""
 
     axes: tuple[str, ...]
     planned: list[Planned]
     baseline: dict[str, str]
+    choose: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Grid":
@@ -83,10 +85,13 @@ class Grid:
             for axis, name in names.items():
                 if label(name) not in axes.get(axis, {}) and not (axis == "seed" and names is not baseline and name in seeds):
                     raise InputError(f"{path}: there is no '{axis}: {name}' among what varies")
+        choose = content.get("choose")
+        if choose is not None and (choose not in list(axes) or choose in baseline or len(axes) == 1):
+            raise InputError(f"{path}: 'choose' must be one of several axes under 'vary' and not in 'baseline', got {choose}")
         planned = cls._planned(content, axes, seeds, left_out)
         if not planned:
             raise InputError(f"{path}: 'except' leaves nothing to train")
-        return cls(tuple(axes), planned, {axis: label(name) for axis, name in baseline.items()})
+        return cls(tuple(axes), planned, {axis: label(name) for axis, name in baseline.items()}, choose)
 
     @staticmethod
     def _planned(content: Any, axes: dict[str, dict[str, dict[str, Any]]], seeds: Any, left_out: Any) -> list[Planned]:
@@ -114,25 +119,53 @@ class Grid:
             return {label(name): settings or {} for name, settings in values.items()}
         raise InputError(f"{path}: '{axis}' must be a list of values, or a mapping from names to settings")
 
+    @property
+    def cell_axes(self) -> tuple[str, ...]:
+        """The axes that tell the table's rows apart."""
+        return tuple(axis for axis in self.axes if axis != self.choose)
+
+    def cell(self, labels: Row) -> tuple[str, ...]:
+        return tuple(labels[axis] for axis in self.cell_axes)
+
+    def candidates(self) -> list[Planned]:
+        """The runs that decide what is chosen, those with each cell's first seed; none where nothing is to be."""
+        first = {self.cell(plan.labels): plan.seed for plan in reversed(self.planned)}
+        return [plan for plan in self.planned if self.choose and plan.seed == first[self.cell(plan.labels)]]
+
+    def chosen(self, rows: list[Row]) -> list[Planned]:
+        """The runs of the table, by the validation scores of ``rows``: all of them where nothing is to be chosen."""
+        if not self.choose:
+            return self.planned
+        best: dict[tuple[str, ...], tuple[float, str]] = {}
+        candidates = {(*plan.labels.values(), plan.seed) for plan in self.candidates()}
+        for row in rows:
+            if (*(row[axis] for axis in self.axes), row["seed"]) in candidates:
+                found = (validation_score(row), row[self.choose])
+                best[self.cell(row)] = max(best.get(self.cell(row), found), found, key=lambda pair: pair[0])
+        names = {cell: name for cell, (_, name) in best.items()}
+        return [plan for plan in self.planned if plan.labels[self.choose] == names.get(self.cell(plan.labels))]
+
     def table(self, rows: list[Row]) -> list[Row]:
-        """One row per cell that was run: names, number of runs, and means over them.
+        """One row per cell that was run: names, what was chosen, number of runs, and means over them.
 
         ``mean`` and ``sd`` are of the test score, ``difference`` and ``difference_sd`` of its differences from the baseline's
         with the same seed; standard deviations are those of samples, None for a single one.
         """
+        chosen = dict.fromkeys(tuple(plan.labels.values()) for plan in self.chosen(rows))
         cells: dict[tuple[str, ...], list[Row]] = {}
         for row in rows:
-            cells.setdefault(tuple(row[axis] for axis in self.axes), []).append(row)
+            if (names := tuple(row[axis] for axis in self.axes)) in chosen:
+                cells.setdefault(self.cell(row), []).append(row)
         result = []
-        for planned in dict.fromkeys(tuple(plan.labels.values()) for plan in self.planned):
-            if (own := cells.get(planned)) is None:
+        for names in chosen:
+            labels = dict(zip(self.axes, names, strict=True))
+            if (own := cells.get(self.cell(labels))) is None:
                 continue
-            labels = dict(zip(self.axes, planned, strict=True))
-            of_baseline = {row["seed"]: score(row)[1] for row in cells.get(tuple({**labels, **self.baseline}.values()), [])}
+            of_baseline = {row["seed"]: score(row)[1] for row in cells.get(self.cell({**labels, **self.baseline}), [])}
             compared = [score(row)[1] - of_baseline[row["seed"]] for row in own if row["seed"] in of_baseline]
             result.append(
                 {
-                    **labels,
+                    **{axis: labels[axis] for axis in (*self.cell_axes, *([self.choose] if self.choose else []))},
                     "runs": len(own),
                     "score": score(own[0])[0],
                     **spread("mean", "sd", [score(row)[1] for row in own]),
@@ -149,12 +182,13 @@ class Grid:
         """``table`` to be read."""
         against = " ".join(self.baseline.values())
         scores = list(dict.fromkeys(row["score"] for row in table))
-        head = [*self.axes, "runs", " / ".join(SCORES[name] for name in scores)]
+        axes = [*self.cell_axes, *([self.choose] if self.choose else [])]
+        head = [*axes, "runs", " / ".join(SCORES[name] for name in scores)]
         head += [f"difference from {against}"] * bool(self.baseline) + ["firing rate", "peak memory", "training"]
         lines = [head, ["---"] * len(head)]
         for row in table:
             percent = row["score"] != "test_mse"
-            cells = [*(row[axis] for axis in self.axes), str(row["runs"]), with_spread(row["mean"], row["sd"], percent)]
+            cells = [*(row[axis] for axis in axes), str(row["runs"]), with_spread(row["mean"], row["sd"], percent)]
             if self.baseline:
                 own = all(row[axis] == name for axis, name in self.baseline.items())
                 cells.append("" if own else with_spread(row["difference"], row["difference_sd"], percent, signed=True))
@@ -177,6 +211,14 @@ def score(row: Row) -> tuple[str, float]:
         if row.get(name) is not None:
             return name, row[name]
     raise InputError(f"a run without a test set cannot be compared: {row.get('command')}")
+
+
+def validation_score(row: Row) -> float:
+    """Of the last epoch, higher is better. Raises InputError where a row has none."""
+    for name in SCORES:
+        if (value := row.get(name.replace("test_", "validation_"))) is not None:
+            return -value if name == "test_mse" else value
+    raise InputError(f"nothing can be chosen by a run that was not validated: {row['command']}")
 
 
 def spread(mean: str, sd: str, values: list[float]) -> Row:

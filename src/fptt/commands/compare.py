@@ -4,7 +4,7 @@ import argparse
 import json
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,27 +44,32 @@ def run(arguments: list[str]) -> int:
     console = Console(stderr=True, quiet=options.json, highlight=False, soft_wrap=True)
     failed = comparison.failed
     with stop_on_signal() as stop:
-        jobs = [] if options.collect else comparison.jobs()
-        done = sum(comparison.row(name) is not None for name in comparison.plans)
-        console.print(f"{len(grid.planned)} runs, {done} of them done: {comparison.folder}")
-        if options.launcher == "processes":
-            ended = in_processes(jobs, options.jobs, stop)
-        else:
-            ended = through_submitit(
-                jobs,
-                options.jobs,
-                stop,
-                cluster=options.launcher,
-                folder=comparison.folder / "submitit",
-                parameters=dict(map(parameter, options.parameters)),
-            )
-        for number, (job, message) in enumerate(ended, 1):
-            if message is None:
-                message = comparison.add(job.name)
-            elif not stop.is_set():
-                failed[job.name] = message.partition("; ")[0]  # what is wrong; what to do about it
-            if not stop.is_set():
-                console.print(f"{number}/{len(jobs)} {job.name}: {message}")
+        tried: set[str] = set()
+        jobs = [] if options.collect else comparison.jobs(tried)
+        known = comparison.known()
+        done = sum(comparison.row(name) is not None for name in known)
+        console.print(f"{len(known)} runs, {done} of them done: {comparison.folder}")
+        while jobs and not stop.is_set():
+            tried |= {job.name for job in jobs}
+            if options.launcher == "processes":
+                ended = in_processes(jobs, options.jobs, stop)
+            else:
+                ended = through_submitit(
+                    jobs,
+                    options.jobs,
+                    stop,
+                    cluster=options.launcher,
+                    folder=comparison.folder / "submitit",
+                    parameters=dict(map(parameter, options.parameters)),
+                )
+            for number, (job, message) in enumerate(ended, 1):
+                if message is None:
+                    message = comparison.add(job.name)
+                elif not stop.is_set():
+                    failed[job.name] = message.partition("; ")[0]  # what is wrong; what to do about it
+                if not stop.is_set():
+                    console.print(f"{number}/{len(jobs)} {job.name}: {message}")
+            jobs = comparison.jobs(tried)
     table = comparison.write()
     if options.json:
         print(json.dumps({"folder": str(comparison.folder), "table": table, "failed": failed}))
@@ -75,7 +80,9 @@ def run(arguments: list[str]) -> int:
         return 130
     if failed:
         logs = "runs/*/train.log" if options.launcher == "processes" else "submitit"
-        console.print(f"{len(failed)} of {len(grid.planned)} runs failed; what they said is in {comparison.folder / logs}")
+        console.print(
+            f"{len(failed)} of {len(comparison.known())} runs failed; what they said is in {comparison.folder / logs}"
+        )
     return 1 if failed else 0
 
 
@@ -118,9 +125,19 @@ class Comparison:
         key = {**plan.labels, "seed": plan.seed}
         return next((row for row in self.rows if all(row[k] == v for k, v in key.items())), None)
 
-    def jobs(self) -> list[Job]:
-        """What is still to be trained."""
-        return [job for name in self.plans if self.row(name) is None for job in self.job(name)]
+    def jobs(self, tried: Collection[str]) -> list[Job]:
+        """What is still to be trained and was not ``tried``: what decides about others first, if that is in the grid."""
+        if jobs := self.jobs_of(self.grid.candidates(), tried):
+            return jobs
+        return self.jobs_of(self.grid.chosen(self.rows), tried)
+
+    def jobs_of(self, plans: list[Planned], tried: Collection[str]) -> list[Job]:
+        names = [plan.name for plan in plans if plan.name not in tried]
+        return [job for name in names if self.row(name) is None for job in self.job(name)]
+
+    def known(self) -> set[str]:
+        """The runs that are to be, as far as it is known what will be chosen."""
+        return {plan.name for plan in (*self.grid.candidates(), *self.grid.chosen(self.rows))}
 
     def job(self, name: str) -> Iterator[Job]:
         """The job of a run: none where its folder shows that it is done, after all; resumed where it was stopped."""
@@ -147,6 +164,8 @@ class Comparison:
         """Record a run that has ended; returns its score in words."""
         plan, summary = self.plans[name], Run.open(self.folder / "runs" / name).summary()
         row = {**plan.labels, **{key: value for key, value in summary.items() if key not in plan.labels}}
+        last = Run.open(self.folder / "runs" / name).metrics()[-1]
+        row |= {key: value for key, value in last.items() if key.replace("validation_", "test_") in SCORES}
         row["training_seconds"] = summary["seconds_per_epoch"] * summary["epochs"]
         self.rows.append(row)
         self.failed.pop(name, None)
@@ -170,7 +189,7 @@ class Comparison:
         if table:
             write_atomically(self.folder / "table.csv", write_csv(table).encode())
             write_atomically(self.folder / "table.md", self.markdown(table).encode())
-            plots.save(plots.comparison(table, self.grid.axes, SCORES), self.folder / "picture.png")
+            plots.save(plots.comparison(table, self.grid.cell_axes, SCORES), self.folder / "picture.png")
         return table
 
 
