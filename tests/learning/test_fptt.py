@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from fptt import FPTT
 
@@ -177,20 +178,25 @@ def test_schedulers_change_the_bases_rate(scheduler, rates):
     assert unmoved == (rates[-1] == 0)
 
 
-@pytest.mark.parametrize("how", ["state_dict", "deepcopy"])
-def test_training_continues_exactly(how):
+@pytest.mark.parametrize("how", ["state_dict", "deepcopy", "checkpoint"])
+@pytest.mark.parametrize("base", [name for name in BASES if name != "nadam"])  # torch reads its mu_product back as another type
+def test_training_continues_exactly(base, how):
     straight, first = network(), network()
-    optimizer = FPTT(BASES["adam"](straight.parameters()), max_norm=1.0)
+    optimizer = FPTT(BASES[base](straight.parameters()), max_norm=1.0)
     train(straight, optimizer, batches())
-    half = FPTT(BASES["adam"](first.parameters()), max_norm=1.0)
+    half = FPTT(BASES[base](first.parameters()), max_norm=1.0)
     train(first, half, batches()[:6])
     if how == "deepcopy":
         second, resumed = copy.deepcopy((first, half))
     else:
         second = network()
         second.load_state_dict(first.state_dict())
-        resumed = FPTT(BASES["adam"](second.parameters()), max_norm=1.0)
-        resumed.load_state_dict(copy.deepcopy(half.state_dict()))
+        resumed = FPTT(BASES[base](second.parameters()), max_norm=1.0)
+        if how == "state_dict":
+            resumed.load_state_dict(copy.deepcopy(half.state_dict()))
+        else:  # as torch.distributed.checkpoint keeps it, by the parameters' names
+            saved = copy.deepcopy(get_optimizer_state_dict(first, half))
+            set_optimizer_state_dict(second, resumed, saved)
     assert resumed.param_groups is resumed.base.param_groups
     train(second, resumed, batches()[6:])
     for a, b in zip(straight.parameters(), second.parameters(), strict=True):
@@ -278,5 +284,11 @@ def test_what_is_not_an_optimizer_and_a_foreign_state_dict():
     with pytest.raises(TypeError, match=r"torch\.optim"):
         FPTT(network().parameters())
     optimizer = FPTT(torch.optim.SGD(network().parameters(), lr=0.1))
-    with pytest.raises(ValueError, match="base"):
-        optimizer.load_state_dict(optimizer.base.state_dict())
+    plain = torch.optim.SGD(network().parameters(), lr=0.1, momentum=0.9)
+    with pytest.raises(ValueError, match="not an FPTT state dict"):
+        optimizer.load_state_dict(plain.state_dict())
+    model = network()
+    stepped = FPTT(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    train(model, stepped, batches(1))
+    with pytest.raises(ValueError, match="not an FPTT state dict"):
+        stepped.load_state_dict(stepped.base.state_dict())

@@ -191,14 +191,23 @@ class FPTT(Optimizer):
         return {**super().__getstate__(), **own}
 
     def state_dict(self) -> dict[str, Any]:
-        """Averages and multipliers by parameter under "state", and the base optimizer's own state dict under "base"."""
+        """In any optimizer's form: by parameter "average", "lambda_" and what ``base`` keeps, named "base.NAME"."""
         self._check_own_weights("state_dict")
-        return {**super().state_dict(), "base": self.base.state_dict()}
+        content = super().state_dict()
+        for key, memory in self.base.state_dict()["state"].items():
+            own = content["state"].get(key, {})
+            content["state"][key] = {**own, **{f"base.{name}": value for name, value in memory.items()}}
+        return content
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._check_own_weights("load_state_dict")
-        if "base" not in state_dict:
-            raise ValueError("not an FPTT state dict: it has no 'base'; load a plain optimizer's into FPTT(...).base instead")
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "base"})
-        self.base.load_state_dict(state_dict["base"])
+        groups, own, of_base = state_dict["param_groups"], dict[Any, dict[str, Any]](), dict[Any, dict[str, Any]]()
+        for key, memory in state_dict["state"].items():
+            for name, value in memory.items():
+                kind, inner = (of_base, name.removeprefix("base.")) if name.startswith("base.") else (own, name)
+                kind.setdefault(key, {})[inner] = value
+        if not all("fptt_alpha" in group for group in groups) or not all("average" in memory for memory in own.values()):
+            raise ValueError("not an FPTT state dict: it has no averages; load a plain optimizer's into FPTT(...).base instead")
+        super().load_state_dict({"state": own, "param_groups": groups})
+        self.base.load_state_dict({"state": of_base, "param_groups": groups})
         self.param_groups = self.base.param_groups
