@@ -122,13 +122,18 @@ def comparison_tables(text):
 def test_every_cell_of_a_comparison_is_that_of_its_runs():
     seen = {}
     for rule, task, neuron, folder, cell in comparison_tables(TABLES.read_text()):
+        with (folder / "table.csv").open() as file:
+            lines = csv.DictReader(file)
+            axes = list(lines.fieldnames[: lines.fieldnames.index("runs")])  # the rate too, where each cell has its own
+            cells = [line for line in lines if (line["rule"], line["neuron"], line.get("task")) == (rule, neuron, task)]
         with (folder / "runs.csv").open() as file:
-            runs = [row for row in csv.DictReader(file) if (row["rule"], row["neuron"]) == (rule, neuron)]
-        scores = [100 * float(row["test_accuracy"]) for row in runs if row.get("task", task) == task or task is None]
+            runs = [row for row in csv.DictReader(file) for line in cells if all(row[axis] == line[axis] for axis in axes)]
+        scores = [100 * float(row["test_accuracy"]) for row in runs]
         spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-        assert cell == (f"{statistics.mean(scores):.1f}{spread} %" if scores else ""), (folder.name, rule, task, neuron)
+        rate = f" at `{runs[0]['lr']}`" if "lr" in axes and runs else ""
+        assert cell == (f"{statistics.mean(scores):.1f}{spread} %{rate}" if scores else ""), (folder.name, rule, task, neuron)
         seen[folder.name] = seen.get(folder.name, 0) + bool(cell)
-    assert set(seen) == {"rules", "sequential-mnist"}
+    assert set(seen) == {"rules", "sequential-mnist", "sequential-mnist-rates"}
     for name, cells in seen.items():
         with (RESULTS / name / "table.csv").open() as file:
             assert cells == len(list(csv.DictReader(file))), name

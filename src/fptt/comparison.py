@@ -151,16 +151,17 @@ class Grid:
         ``mean`` and ``sd`` are of the test score, ``difference`` and ``difference_sd`` of its differences from the baseline's
         with the same seed; standard deviations are those of samples, None for a single one.
         """
-        chosen = dict.fromkeys(tuple(plan.labels.values()) for plan in self.chosen(rows))
+        chosen = {self.cell(plan.labels): plan.labels for plan in self.chosen(rows)}
         cells: dict[tuple[str, ...], list[Row]] = {}
         for row in rows:
-            if (names := tuple(row[axis] for axis in self.axes)) in chosen:
-                cells.setdefault(self.cell(row), []).append(row)
+            labels = chosen.get(cell := self.cell(row), {})
+            if labels and all(row[axis] == name for axis, name in labels.items()):
+                cells.setdefault(cell, []).append(row)
         result = []
-        for names in chosen:
-            labels = dict(zip(self.axes, names, strict=True))
-            if (own := cells.get(self.cell(labels))) is None:
+        for cell in dict.fromkeys(self.cell(plan.labels) for plan in self.planned):
+            if (own := cells.get(cell)) is None:
                 continue
+            labels = chosen[cell]
             of_baseline = {row["seed"]: score(row)[1] for row in cells.get(self.cell({**labels, **self.baseline}), [])}
             compared = [score(row)[1] - of_baseline[row["seed"]] for row in own if row["seed"] in of_baseline]
             result.append(
