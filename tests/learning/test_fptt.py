@@ -178,7 +178,7 @@ def test_schedulers_change_the_bases_rate(scheduler, rates):
     assert unmoved == (rates[-1] == 0)
 
 
-@pytest.mark.parametrize("how", ["state_dict", "deepcopy", "checkpoint"])
+@pytest.mark.parametrize("how", ["state_dict", "older", "deepcopy", "checkpoint"])
 @pytest.mark.parametrize("base", [name for name in BASES if name != "nadam"])  # torch reads its mu_product back as another type
 def test_training_continues_exactly(base, how):
     straight, first = network(), network()
@@ -194,6 +194,12 @@ def test_training_continues_exactly(base, how):
         resumed = FPTT(BASES[base](second.parameters()), max_norm=1.0)
         if how == "state_dict":
             resumed.load_state_dict(copy.deepcopy(half.state_dict()))
+        elif how == "older":  # as it was written before
+            own = {
+                key: {name: memory[name] for name in ("average", "lambda_")}
+                for key, memory in half.state_dict()["state"].items()
+            }
+            resumed.load_state_dict(copy.deepcopy({**half.state_dict(), "state": own, "base": half.base.state_dict()}))
         else:  # as torch.distributed.checkpoint keeps it, by the parameters' names
             saved = copy.deepcopy(get_optimizer_state_dict(first, half))
             set_optimizer_state_dict(second, resumed, saved)

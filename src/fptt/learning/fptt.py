@@ -201,7 +201,8 @@ class FPTT(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._check_own_weights("load_state_dict")
-        groups, own, of_base = state_dict["param_groups"], dict[Any, dict[str, Any]](), dict[Any, dict[str, Any]]()
+        groups, own = state_dict["param_groups"], dict[Any, dict[str, Any]]()
+        of_base = dict(state_dict["base"]["state"]) if "base" in state_dict else {}  # where it was kept in older checkpoints
         for key, memory in state_dict["state"].items():
             for name, value in memory.items():
                 kind, inner = (of_base, name.removeprefix("base.")) if name.startswith("base.") else (own, name)
