@@ -135,7 +135,7 @@ def test_the_first_seed_chooses_by_its_validation_score(grid):
         for line in rows[:2]
     ]
     assert of.chosen(errors)[0].labels["neuron"] == "lif", "of errors the smaller one"
-    with pytest.raises(InputError, match="not validated: fptt lif FPTT 4"):
+    with pytest.raises(InputError, match="not validated, give its task a validation set: fptt lif FPTT 4"):
         of.chosen([row("lif", "FPTT", 4, 0.5)])
 
 

@@ -219,7 +219,7 @@ def validation_score(row: Row) -> float:
     for name in SCORES:
         if (value := row.get(name.replace("test_", "validation_"))) is not None:
             return -value if name == "test_mse" else value
-    raise InputError(f"nothing can be chosen by a run that was not validated: {row['command']}")
+    raise InputError(f"nothing can be chosen by a run that was not validated, give its task a validation set: {row['command']}")
 
 
 def spread(mean: str, sd: str, values: list[float]) -> Row:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fptt import plots, tasks
 from fptt.commands.launch import Job, in_processes, through_submitit
-from fptt.comparison import SCORES, Grid, Planned, Row, read_csv, score, with_spread, write_csv
+from fptt.comparison import SCORES, Grid, Planned, Row, read_csv, score, validation_score, with_spread, write_csv
 from fptt.errors import InputError
 from fptt.tasks.base import Task, words_for
 from fptt.tasks.settings import make_task
@@ -167,6 +167,8 @@ class Comparison:
         last = Run.open(self.folder / "runs" / name).metrics()[-1]
         row |= {key: value for key, value in last.items() if key.replace("validation_", "test_") in SCORES}
         row["training_seconds"] = summary["seconds_per_epoch"] * summary["epochs"]
+        if self.grid.choose:
+            validation_score(row)  # said after the first run, not after all
         self.rows.append(row)
         self.failed.pop(name, None)
         places = {tuple([*plan.labels.values(), plan.seed]): number for number, plan in enumerate(self.grid.planned)}
