@@ -14,6 +14,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # who othe
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))  # read when torch is imported
 
 import torch
+import torch._inductor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fptt import cli
@@ -54,6 +55,14 @@ def data():
     if not folder:
         pytest.skip("real data: set FPTT_DATA to the folder that holds the data sets")
     return Path(folder)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Graphs run as they are traced, without the seconds that machine code takes: for tests of what is traced."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiler(function, backend="aot_eager"))
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ FILES = ("test_ltc_kernels.py", "test_scan_kernels.py")
 
 
 @pytest.mark.skipif(not blocks.INSTALLED, reason="needs Triton")
-@pytest.mark.parametrize("file", FILES)
-def test_in_the_interpreter(file):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).with_name(file))]
+def test_in_the_interpreter():
+    files = [str(Path(__file__).with_name(file)) for file in FILES]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

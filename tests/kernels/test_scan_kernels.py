@@ -111,7 +111,9 @@ def test_parts_are_trained_through_it(device, kernels, eager):
     assert_close(results[1], results[0], 1e-4)
 
 
-def test_compiled_parts_go_through_it(device, kernels, monkeypatch):
+def test_compiled_parts_go_through_it(device, kernels, monkeypatch, request):
+    if device == "cpu":
+        request.getfixturevalue("traced")
     monkeypatch.setattr(rules, "captures", lambda x: True)
     model = network(device, (16, 20), 12, inputs=1)
     x, y, number = torch.randn(4, 8, 1, device=device), torch.arange(8, device=device), torch.tensor(1, device=device)

@@ -243,10 +243,7 @@ def assert_alike(eager, compiled):
             torch.testing.assert_close(mine[name], other[name], rtol=1e-6, atol=1e-9)
 
 
-def test_compiled_steps_train_alike(monkeypatch):
-    """Traced as the compiler would; what the compiler makes of a trace is tested elsewhere."""
-    compiler = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, options: compiler(function, backend="aot_eager"))
+def test_compiled_steps_train_alike(traced):
     sequence, target = sums.problem(4)
     eager, _ = updates_of("online-bptt", sums.network(), sequence, target, window=2)
     compiled, _ = updates_of("online-bptt", sums.network(), sequence, target, compiled=True, window=2)
@@ -313,8 +310,7 @@ class Partial(nn.Module):
 
 @pytest.mark.filterwarnings("error:fptt")
 @pytest.mark.parametrize("rule", ["sltt", "fptt"])
-def test_a_model_without_a_first_state_is_compiled_after_its_first_step(monkeypatch, rule):
-    monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
+def test_a_model_without_a_first_state_is_compiled_after_its_first_step(traced, rule):
     torch.manual_seed(2)
     models = Partial(), Partial()
     models[1].load_state_dict(models[0].state_dict())

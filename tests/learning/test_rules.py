@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_sequence():
 
 
 @pytest.mark.parametrize("rule", ["bptt", "fptt"])
-def test_parts_compiled_in_threes_train_alike(rule):
+def test_parts_compiled_in_threes_train_alike(rule, traced):
     """Two parts of 15 and 16 steps: four and five times three steps, and what is left, before the last."""
     results, calls = [], []
     for compiled in (False, True):
@@ -219,7 +219,7 @@ def test_parts_compiled_in_threes_train_alike(rule):
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("rule", ["bptt", "tbptt"])
-def test_recomputed_activations_change_nothing(rule, compiled):
+def test_recomputed_activations_change_nothing(rule, compiled, traced):
     """Neither weights nor the statistics of batch norms, which a second computation must not count again."""
     results = []
     for recompute in (None, 3):

@@ -92,7 +92,7 @@ def test_the_loss_curve_of_200_steps_in_single_precision():
     assert curves[0][-1] != curves[0][0]
 
 
-def test_graphs_are_counted_and_bounded():
+def test_graphs_are_counted_and_bounded(traced):
     run = Run(True)
     run.train(batches=3)
     run.train(batches=1, batch_size=4)  # a ragged last batch
@@ -108,7 +108,7 @@ def test_graphs_are_counted_and_bounded():
     assert longer.graphs == 1
 
 
-def test_more_shapes_than_graphs_are_trained_eagerly(monkeypatch):
+def test_more_shapes_than_graphs_are_trained_eagerly(monkeypatch, traced):
     monkeypatch.setattr(graphs, "LIMIT", 1)
     eager, compiled = Run(False, "sgd"), Run(True, "sgd")
     for run in (eager, compiled):
@@ -132,7 +132,7 @@ def test_learning_rate_and_weights_may_change_between_sequences():
     assert compiled.trainer.graphs == 1
 
 
-def test_a_checkpoint_of_the_compiled_run_continues_either_way(tmp_path):
+def test_a_checkpoint_of_the_compiled_run_continues_either_way(tmp_path, traced):
     first = Run(True)
     first.train(batches=1)
     torch.save([part.state_dict() for part in (first.model, first.loss, first.optimizer)], tmp_path / "c.pt")
@@ -187,7 +187,7 @@ def forget(run):
 
 
 @pytest.mark.parametrize("change", [freeze, unfreeze, keep_statistics, clip, forget], ids=lambda change: change.__name__)
-def test_what_is_changed_in_between_counts(change):
+def test_what_is_changed_in_between_counts(change, traced):
     eager, compiled = (Run(on, "momentum", norm_steps=STEPS, gamma=1.0) for on in (False, True))
     for run in (eager, compiled):
         if change is unfreeze:
@@ -201,7 +201,7 @@ def test_what_is_changed_in_between_counts(change):
 
 
 @pytest.mark.parametrize("owner", ["optimizer", "base", "weight"])
-def test_hooks_are_called(owner):
+def test_hooks_are_called(owner, traced):
     run, calls = Run(True), []
     run.train(batches=1)
     if owner == "weight":
@@ -218,7 +218,7 @@ def test_hooks_are_called(owner):
     assert len(calls) == 2 * STEPS and run.trainer.graphs == 1
 
 
-def test_parameters_may_have_names():
+def test_parameters_may_have_names(traced):
     eager, compiled = Run(False), Run(True)
     for run in (eager, compiled):
         run.optimizer = make_optimizer("fptt", torch.optim.Adam(run.model.named_parameters(), betas=[0.9, 0.99]))

@@ -280,7 +280,7 @@ def test_evaluation_uses_the_averaged_weights(tmp_path):
 def test_a_batch_of_one_sample_trains_or_is_refused(norm, tmp_path):
     """Batch statistics of one sample do not exist: where the network needs them, that is said."""
     try:
-        start(small(batch_size=1, norm=norm), tmp_path).fit(Silent())
+        start(small(epochs=1, batch_size=1, norm=norm), tmp_path).fit(Silent())
     except InputError as error:
         assert norm != "none" and "batch" in str(error)
 
@@ -337,7 +337,7 @@ def test_a_second_signal_stops_at_once(number):
 
 
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
-def test_calibration_takes_the_statistics_of_the_weights_as_they_end_up(compile, tmp_path):
+def test_calibration_takes_the_statistics_of_the_weights_as_they_end_up(compile, tmp_path, traced):
     """From every batch of the epoch: each step's mean is that of the whole training set."""
     options = {"batch_size": 45, "calibrate": 5, "norm": "time", "recurrent": False, "compile": compile}
     trainer = start(small(epochs=1, **options), tmp_path / "run")
