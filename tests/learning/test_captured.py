@@ -51,7 +51,7 @@ def gpu(monkeypatch):
 
 def trained(rule, compiled, *, steps=2 * TOGETHER + 3, parts=None, batches=4, **options):
     torch.manual_seed(1)
-    model = SequenceModel(INPUTS, (8, 6), CLASSES, **options).double()
+    model = SequenceModel(INPUTS, (8, 8), CLASSES, **options).double()  # layers of one size have their machine code in common
     cuts = number_of_parts(rule, steps, parts)
     optimizer = make_optimizer(rule, torch.optim.Adamax(model.parameters(), lr=1e-2), max_norm=1.0)
     trainer = make_trainer(
@@ -80,7 +80,7 @@ def test_replayed_steps_are_the_eager_ones(gpu, neuron):
     assert compiled[2].graphs == 1
 
 
-def test_rules_that_learn_at_every_step(gpu):
+def test_rules_that_learn_at_every_step(gpu, traced):
     eager, compiled = (trained("sltt", on, steps=8) for on in (False, True))
     assert_same(eager, compiled)
     assert compiled[2]._step.captured
@@ -141,7 +141,7 @@ def test_inference_of_any_model(gpu, model):
 
 
 @pytest.mark.parametrize("parts", [3, 6])
-def test_a_model_without_a_state_at_first_is_trained(gpu, parts):
+def test_a_model_without_a_state_at_first_is_trained(gpu, traced, parts):
     ends = []
     for on in (False, True):
         torch.manual_seed(1)
@@ -155,7 +155,7 @@ def test_a_model_without_a_state_at_first_is_trained(gpu, parts):
 
 
 @pytest.mark.parametrize("parts", [None, 3])
-def test_the_optimizers_states_may_be_reset(gpu, parts):
+def test_the_optimizers_states_may_be_reset(gpu, traced, parts):
     ends = []
     for on in (False, True):
         torch.manual_seed(1)
@@ -172,7 +172,7 @@ def test_the_optimizers_states_may_be_reset(gpu, parts):
     torch.testing.assert_close(*ends, rtol=1e-8, atol=1e-8)
 
 
-def test_one_part_becomes_a_graph(gpu):
+def test_one_part_becomes_a_graph(gpu, traced):
     eager, compiled = (trained("fptt", on, steps=6, parts=1, batches=6) for on in (False, True))
     assert_same(eager, compiled)
     assert compiled[2]._captured.graphs
@@ -180,7 +180,7 @@ def test_one_part_becomes_a_graph(gpu):
 
 @pytest.mark.filterwarnings("default:fptt")
 @pytest.mark.parametrize("parts", [None, 3])
-def test_what_cannot_be_recorded_runs_as_it_is(gpu, monkeypatch, parts):
+def test_what_cannot_be_recorded_runs_as_it_is(gpu, traced, monkeypatch, parts):
     def refused(*_):
         raise NotCaptured("it reads a value")
 

@@ -172,13 +172,14 @@ def train(trainer):
 
 
 @pytest.mark.filterwarnings("error:fptt")
-@pytest.mark.parametrize("neuron", ["ltc", "alif"])
-def test_the_compiled_step_trains_it_as_the_eager_one_does(neuron):
+@pytest.mark.parametrize(("neuron", "options"), [("ltc", {}), ("alif", {"channels": (3,), "pool": (2,)})])
+def test_the_compiled_step_trains_it_as_the_eager_one_does(neuron, options):
     """Weights, averages, multipliers and every buffer of every batch norm, the count of batches too.
 
     With SGD: biases before a norm have no gradient but rounding, which optimizers that normalise would blow up.
     """
-    (eager, one, _, expected), (compiled, two, trainer, losses) = (trained(compiled=on, neuron=neuron) for on in (False, True))
+    runs = (trained(compiled=on, neuron=neuron, **options) for on in (False, True))
+    (eager, one, _, expected), (compiled, two, trainer, losses) = runs
     assert trainer.graphs == 1 and losses == pytest.approx(expected, rel=1e-9)
     for (name, a), b in zip(eager.state_dict().items(), compiled.state_dict().values(), strict=True):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9, msg=name)
