@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from fptt.errors import InputError
-from fptt.neurons import LeakyReadout, LiquidConv, Neuron, NeuronState, Rates, leaky_step, make_neuron, spiking_step
+from fptt.neurons import LeakyReadout, LiquidConv, Neuron, NeuronState, Rates, leaky_step, make_neuron, spiking_step, stretch
 
 CASES = [
     (kind, {"reset": reset, **adaptive, **convolutional})
@@ -51,6 +51,34 @@ def test_readout_gradients_agree_with_finite_differences(leak):
     assert any(p.requires_grad for p in readout.parameters()) == (leak != "fixed")
     if leak == "fixed":
         torch.testing.assert_close(readout(current, v)[0], leaky_step(current, v, 0.25))
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES)
+@given(factor=st.floats(0.1, 10))
+@settings(max_examples=5, deadline=None)
+def test_stretched_time_constants_less_one_step_are_multiplied(kind, options, factor):
+    neuron = make_neuron(kind, 3, tau_m=7.0, **({"tau_adp": 30.0} if kind != "lif" else {}), **options).double().eval()
+    silence = torch.zeros(1, 3, *(2, 2) if options.get("convolutional") else (), dtype=torch.float64)
+
+    def lengths():
+        leak, *retention = neuron.rates(*(2 + neuron.adaptive) * [silence])
+        return torch.stack([1 / leak, *(1 / (1 - rho) for rho in retention)]).detach() - 1
+
+    before = lengths()
+    stretch(torch.nn.Sequential(neuron), factor)
+    torch.testing.assert_close(lengths(), factor * before)
+
+
+@pytest.mark.parametrize("leak", ["liquid", "learned", "fixed"])
+@pytest.mark.parametrize("convolutional", [False, True])
+def test_stretched_readouts(leak, convolutional):
+    readout = LeakyReadout(3, leak, tau=4.0, convolutional=convolutional)
+    shape = (2, 3, 1, 1) if convolutional else (2, 3)
+    tau = 1 / readout.inv_tau(torch.zeros(shape), torch.zeros(shape))[0]
+    stretch(readout, 4.0)
+    torch.testing.assert_close(1 / readout.inv_tau(torch.zeros(shape), torch.zeros(shape))[0], 1 + 4 * (tau - 1))
+    with pytest.raises(InputError, match="no time constants"):
+        stretch(torch.nn.Linear(3, 3), 4.0)
 
 
 RATES = st.floats(0.01, 0.99)

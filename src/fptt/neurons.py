@@ -278,6 +278,45 @@ class Rectifier(Neuron):
         return F.leaky_relu(current, 0.1), None
 
 
+def stretch(model: nn.Module, factor: float) -> None:
+    """Multiply every time constant of ``model``, less its one step, by ``factor``, in place: for steps as much finer.
+
+    1/tau = sigma(l), and rho = 1 - 1/tau = sigma(-l) of an adaptation, make tau - 1 = exp(-l): log(factor) is taken from each
+    l, of constants and of gates alike, whatever their input.
+
+    Args:
+        model: of neurons and leaky readouts, at any depth.
+        factor: positive; 4 for sequences cut four times as finely, below 1 for coarser ones.
+
+    Raises:
+        InputError: where it has no time constant.
+    """
+    leaks = []
+    for module in model.modules():
+        if isinstance(module, Neuron):
+            leaks += _leaks(module.rates)
+        elif isinstance(module, LeakyReadout):
+            leaks += _leaks(module.inv_tau)
+    if not leaks:
+        raise InputError("the network has no time constants of fptt.neurons to stretch")
+    with torch.no_grad():
+        for logit, sign in leaks:
+            logit -= sign * math.log(factor)
+
+
+def _leaks(rates: nn.Module) -> list[tuple[Tensor, int]]:
+    """The constant part of each rate's logit, [features], with 1 for a rate 1/tau and -1 for what it leaves, 1 - 1/tau."""
+    if isinstance(rates, LiquidLinear):
+        return list(zip(rates.from_current.bias.chunk(len(rates.from_states)), (1, -1), strict=False))
+    leaks: list[tuple[Tensor, int]] = []
+    for rate, sign in zip(rates, (1, -1), strict=False) if isinstance(rates, Rates) else ():
+        if isinstance(rate, LiquidConv):
+            leaks.append((rate.conv.bias if isinstance(rate.norm, nn.Identity) else rate.norm.bias, sign))  # type: ignore[arg-type]
+        else:
+            leaks.append((rate.rate.logit if isinstance(rate, Retention) else rate.logit, 1))  # type: ignore[arg-type]
+    return leaks
+
+
 class Retention(nn.Module):
     """1 - rate: turns a decay rate per step into the share that remains."""
 

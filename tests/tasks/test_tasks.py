@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import shlex
 from typing import get_args
 
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fptt
 from conftest import Silent
 from fptt import InputError, tasks
 from fptt.data.samples import Samples
@@ -18,7 +20,7 @@ from fptt.learning.rules import Rule
 from fptt.tasks.adding import Adding
 from fptt.tasks.digits import Digits
 from fptt.tasks.images import CIFAR10, MNIST, FashionMNIST
-from fptt.tasks.mnist import PermutedMNIST, RowMNIST
+from fptt.tasks.mnist import PermutedMNIST, RowMNIST, SequentialMNIST
 from fptt.tasks.settings import make_task
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
@@ -135,6 +137,51 @@ def test_pooled_pixels_are_means_of_squares():
     for pool in (0, 3, 29):
         with pytest.raises(InputError, match="--pool must divide the 28 pixels"):
             PermutedMNIST(pool=pool)
+
+
+def test_pooled_steps_are_means_of_consecutive_ones():
+    x, task, whole = torch.rand(2, 28, 28), PermutedMNIST(pool_steps=4), PermutedMNIST()
+    sequence = task.encode(x, torch.Generator())
+    assert torch.allclose(sequence, whole.encode(x, torch.Generator()).reshape(196, 4, 2, 1).mean(1))
+    assert torch.equal(task.permutation, whole.permutation), "the order of the pixels is the same"
+    for steps in (0, 5):
+        with pytest.raises(InputError, match=f"--pool-steps must divide the 784 pixels of a sequence, got {steps}"):
+            PermutedMNIST(pool_steps=steps)
+
+
+@pytest.mark.parametrize("neuron", ["ltc", "alif", "lstm"])
+def test_weights_of_a_run_begin_another_at_other_steps(neuron, small_mnist, run, tmp_path):
+    options = ["--neuron", neuron, "--hidden", 5, "--batch-size", 4, "--calibrate", 0]
+    assert run("train", "smnist", "--pool", 7, "--epochs", 2, *options, "--out", "short")[0] == 0
+    short = fptt.load("short").state_dict()
+    task = SequentialMNIST(neuron=neuron, pool=4, hidden=(5,), batch_size=4, start="short", stretch=1.0)
+    long = task.make_model()
+    task.prepare(long)
+    for key, value in long.state_dict().items():
+        if key.endswith(("running_mean", "running_var")):
+            assert torch.equal(value, short[key][[16 * step // 49 for step in range(49)]])
+        elif key.endswith("trained_steps"):
+            assert value == 49
+        else:
+            assert torch.equal(value, short[key]), "the weights that are evaluated, of the average"
+    if neuron == "lstm":
+        with pytest.raises(InputError, match="no time constants"):
+            dataclasses.replace(task, stretch=2.0).prepare(long)
+        return
+    status, out, _ = run(
+        "train", "smnist", "--pool", 4, "--epochs", 1, *options, "--start", "short", "--stretch", 2, "--out", "long"
+    )
+    assert status == 0 and "--start short --stretch 2.0" in out.replace("\n", " ")
+    for words, message in (
+        (["--hidden", 6], r"--start short: its layers.0.synapse.weight is \[5, 1\], not \[6, 1\]: give the same --hidden"),
+        (["--norm", "none"], "--start short is not a network of the same --neuron, --norm and layers: see layers.0.norm.bias"),
+        (["--start", "nowhere"], "nowhere is not a run folder"),
+        (["--start", "null"], "--stretch is for the time constants that --start brings"),
+        (["--stretch", 0], "--stretch must be positive"),
+    ):
+        status, _, err = run("train", "smnist", *options, "--start", "short", "--stretch", 2, *words, "--out", "none")
+        assert status == 2 and re.search(message, err) and err.count("\n") == 1
+        assert not (tmp_path / "none").exists()
 
 
 def test_adding_makes_fresh_sequences_every_epoch_that_follow_the_seed():

@@ -20,6 +20,7 @@ from fptt.learning.rules import Rule, number_of_parts, number_of_updates
 from fptt.models.baselines import RecurrentBaseline
 from fptt.models.sequence import Readout, SequenceModel
 from fptt.tasks.own import own_network
+from fptt.tasks.start import take_over
 from fptt.training.metrics import Metric, Totals
 from fptt.training.precision import Precision, check_precision
 
@@ -101,6 +102,8 @@ class Task:
     initial_v: Literal["uniform", "zero"] = option("uniform", "membrane potentials start at random in (0, 1), or at zero")
     reset: Literal["hard", "soft"] = option("hard", "reset after a spike: to zero, or by subtraction of the threshold")
     surrogate: str = option("multi_gaussian", "surrogate derivative: " + ", ".join(surrogate.DERIVATIVES))
+    start: str | None = option(None, "begin with the weights of this run, of a network of the same sizes")
+    stretch: float = option(1.0, "factor of the time constants that --start brings, for a sequence of as much finer steps")
     seed: int = option(0, "seed of weights, data order and initial states")
     device: str = option("cpu", "torch device: cpu, cuda, cuda:1, mps, ...")
     threads: int = option(0, "CPU threads; 0 leaves torch's choice")
@@ -136,7 +139,12 @@ class Task:
         return {}
 
     def prepare(self, model: nn.Module) -> None:
-        """Change the fresh ``model`` before its first batch; unless a task does, not at all."""
+        """Change the fresh ``model`` before its first batch: give it the weights to start with, if any.
+
+        Raises InputError where they do not fit it.
+        """
+        if self.start is not None:
+            take_over(model, self.start, self.stretch)
 
     def training_set(self, train: Samples, epoch: int) -> Samples:
         """The training set of one epoch; the same every time unless a task makes fresh samples."""
@@ -188,6 +196,7 @@ class Task:
             "rho": (0 <= self.rho < 1, "lie in [0, 1)"),
             "max_norm": (self.max_norm is None or self.max_norm > 0, "be positive, or null for no clipping"),
             "ema": (self.ema is None or 0 < self.ema < 1, "lie in (0, 1)"),
+            "stretch": (self.stretch > 0, "be positive"),
             "tau_m": (self.tau_m is None or self.tau_m > 1, "be more than 1 time step"),
             "tau_adp": (self.tau_adp is None or self.tau_adp > 1, "be more than 1 time step"),
             "milestones": (min(self.milestones, default=1) > 0, "be epochs from 1"),
@@ -201,6 +210,8 @@ class Task:
         if self.rule in ("bptt", "online-bptt") and self.parts not in (None, type(self).parts):
             advice = "give --rule tbptt for several, or --parts null" if self.rule == "bptt" else "give --parts null"
             raise InputError(f"--rule {self.rule} does not cut sequences into --parts: {advice}")
+        if self.start is None and self.stretch != 1:
+            raise InputError("--stretch is for the time constants that --start brings: give --start, or leave it out")
         for name, rule in (("sampled", "sltt"), ("window", "online-bptt"), ("feedback", "eprop"), ("approximate", "ottt")):
             if self.rule != rule and getattr(self, name) != getattr(type(self), name):
                 raise InputError(f"--{name} is for --rule {rule}, not {self.rule}: leave it out")

@@ -20,9 +20,8 @@ from fptt.errors import InputError
 from fptt.learning.losses import Criterion
 from fptt.models.spyv4 import ANCHORS, STRIDES, DetectorReadout, SPYv4
 from fptt.tasks.base import Task, option
-from fptt.training import checkpoint
+from fptt.tasks.start import saved_weights
 from fptt.training.metrics import Metric, Totals
-from fptt.training.run import Run
 
 CONFIDENCE = 0.005  # least score that counts in an average precision, which needs the doubtful ones too
 OVERLAP = 0.5  # IoU above which two boxes of a class are taken for one
@@ -39,7 +38,7 @@ class VOC(Task):
 
     name: ClassVar[str] = "voc"
     metric: ClassVar[Metric] = "map50"
-    unused: ClassVar[tuple[str, ...]] = ("network", "hidden", "recurrent", "auxiliary", "gamma")
+    unused: ClassVar[tuple[str, ...]] = ("network", "hidden", "recurrent", "auxiliary", "gamma", "stretch")
 
     train: voc.Training = option("07+12 trainval", "images to train on; '... train' holds their 'val' out for validation")
     folder: str | None = option(None, "in place of VOC, a folder of its layout with classes of your own")
@@ -187,12 +186,7 @@ def weights(start: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if start == "packaged" or start.endswith(".safetensors"):
         content = weight_file.read(PACKAGED if start == "packaged" else Path(start))
         return content.model.state_dict(), content.model.settings
-    run = Run.open(Path(start))
-    saved = checkpoint.load(run.checkpoint)
-    try:
-        return saved["model"] | (saved["average"] or {}), run.config()[1]
-    except (KeyError, TypeError):
-        raise InputError(f"--start {start}: its checkpoint is of another version of fptt: train it again") from None
+    return saved_weights(start)
 
 
 class DetectionTotals(Totals):
