@@ -45,6 +45,8 @@ def test_every_combination_but_the_exceptions_is_planned(grid):
     assert planned[2].labels == {"neuron": "lif", "rule": "4 parts"} and planned[2].name == "lif-4-parts-seed3"
     assert planned[2].settings == {**TINY, "neuron": "lif", "parts": 4, "seed": 3}
     assert not [plan for plan in planned if plan.labels == {"neuron": "ltc", "rule": "4 parts"}]
+    begun = Grid.read(grid(settings={**TINY, "start": "first/{seed}"})).planned
+    assert [plan.settings["start"] for plan in begun[:3]] == ["first/3", "first/4", "first/3"]
     fewer = Grid.read(grid(**{"except": [{"rule": "BPTT", "seed": 4}]})).planned
     assert [plan.seed for plan in fewer if plan.labels["rule"] == "BPTT"] == [3, 3]
 

@@ -1,6 +1,6 @@
 """A grid of runs from one file, and the table that they make: ``fptt compare``.
 
-settings: {task: smnist, pool: 2, hidden: [64]}     # of all runs, as in a run's config.yaml
+settings: {task: smnist, pool: 2, hidden: [64]}     # of all runs, as in a run's config.yaml; {seed} in a text is the run's seed
 vary:                                               # every combination is a cell of the table
   neuron: [ltc, lif]                                # values of a setting of that name,
   rule:                                             # or names, and the settings that each stands for
@@ -105,6 +105,9 @@ class Grid:
             settings = dict(content.get("settings", {}))
             for axis, name in labels.items():
                 settings |= axes[axis][name]
+            settings = {
+                key: value.replace("{seed}", str(seed)) if isinstance(value, str) else value for key, value in settings.items()
+            }
             planned.append(Planned(labels, seed, {**settings, "seed": seed}))
         return planned
 

@@ -55,8 +55,13 @@ class Result:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The settings that bear on what is learnt, without the seed."""
-        return {key: value for key, value in self.settings.items() if key not in UNIMPORTANT}
+        """The settings that bear on what is learnt, without the seed, which the run that it started from may be named after."""
+        seed = f"seed{self.get('seed')}"
+        return {
+            key: value.replace(seed, "seed{seed}") if key == "start" and isinstance(value, str) else value
+            for key, value in self.settings.items()
+            if key not in UNIMPORTANT
+        }
 
 
 @dataclass(frozen=True)
