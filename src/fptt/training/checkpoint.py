@@ -26,7 +26,9 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"no checkpoint at {path}: the run stopped before its first epoch ended; train it anew") from None
+        raise InputError(
+            f"no checkpoint at {path}: the run stopped before its first epoch ended, or it was not kept: train it anew"
+        ) from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(f"{path} is damaged or no checkpoint of fptt ({type(error).__name__}); nothing was loaded") from None
     if not isinstance(content, dict) or "model" not in content:
