@@ -79,6 +79,8 @@ def test_stretched_readouts(leak, convolutional):
     torch.testing.assert_close(1 / readout.inv_tau(torch.zeros(shape), torch.zeros(shape))[0], 1 + 4 * (tau - 1))
     with pytest.raises(InputError, match="no time constants"):
         stretch(torch.nn.Linear(3, 3), 4.0)
+    with pytest.raises(InputError, match="must be positive, got 0"):
+        stretch(readout, 0)
 
 
 RATES = st.floats(0.01, 0.99)

@@ -289,8 +289,10 @@ def stretch(model: nn.Module, factor: float) -> None:
         factor: positive; 4 for sequences cut four times as finely, below 1 for coarser ones.
 
     Raises:
-        InputError: where it has no time constant.
+        InputError: where it has no time constant, and for another factor.
     """
+    if not factor > 0:
+        raise InputError(f"the factor of time constants must be positive, got {factor}")
     leaks = []
     for module in model.modules():
         if isinstance(module, Neuron):
