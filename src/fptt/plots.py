@@ -262,6 +262,8 @@ def lines(
             values = sorted({value for x, *_ in panel.values() for value in np.asarray(x).tolist()})
             if "x" in log and len(values) <= 6:
                 axis.set_xticks(values)
+            elif "x" in log and values[-1] > 100 * values[0]:  # more labels would run into each other
+                axis.xaxis.set_major_locator(LogLocator())
             axis.minorticks_off()
         axes[0, 0].set_ylabel(ylabel)
         axes[0, -1].legend(handles.values(), handles, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
