@@ -67,7 +67,9 @@ def assert_equal(a, b, tolerance=1e-9):
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_every_tensor_is_that_of_the_eager_step(base):
+def test_every_tensor_is_that_of_the_eager_step(base, request):
+    if base not in ("adamax", "adamw", "sgd"):  # three are compiled to the end
+        request.getfixturevalue("traced")
     eager, compiled = Run(False, base), Run(True, base)
     for a, b in zip(eager.train(), compiled.train(), strict=True):
         assert_equal(a._asdict(), b._asdict())
