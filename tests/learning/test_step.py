@@ -336,7 +336,7 @@ def test_a_machine_without_a_compiler_trains_with_one_warning(monkeypatch):
 def test_rules_with_fewer_updates_than_steps_compile_their_steps(rule):
     results = []
     for on in (False, True):
-        run = Run(on, "sgd", dtype=torch.float32, steps=4)
+        run = Run(on, "sgd", dtype=torch.float32, steps=3)
         parts = 1 if rule == "bptt" else 2
         run.optimizer = make_optimizer(rule, torch.optim.SGD(run.model.parameters(), lr=0.1), max_norm=1.0)
         run.trainer = SequenceTrainer(run.model, StepLoss(cross_entropy, parts), run.optimizer, parts, on)
