@@ -287,9 +287,12 @@ def test_ctrl_c_saves_and_resume_ends_where_a_straight_run_ends(run, tmp_path):
 
 def test_help_is_fast_and_imports_no_torch():
     code = "import sys, fptt.cli\ntry: fptt.cli.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-    assert time.perf_counter() - start < 1
+    seconds = []
+    for _ in range(3):  # the fastest, for the machine may be busy
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1
 
 
 @pytest.mark.parametrize(

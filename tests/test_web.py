@@ -292,6 +292,7 @@ def page(gradio, browser):
     asked, problems = [], []
     with served(detector(), "w.safetensors") as address:
         page = browser.new_page(viewport={"width": 1280, "height": 800}, permissions=["camera"])
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: message.type == "error" and problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
