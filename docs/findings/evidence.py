@@ -33,8 +33,8 @@ def runs(*patterns: str) -> pd.DataFrame:
 
 
 def cells(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Runs that differ in their seed alone as one row each, with their number, and mean and standard deviation of the score."""
-    groups = runs.assign(runs=1).groupby(by, sort=False, dropna=False)
+    """Runs of networks of one size and alike in ``by`` as one row each: their number, mean and standard deviation of the score."""
+    groups = runs.assign(runs=1, network=runs.parameters).groupby([*by, "network"], sort=False, dropna=False)
     table = groups.agg(
         runs=("runs", "sum"),
         mean=("score", "mean"),
@@ -46,7 +46,7 @@ def cells(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         minutes=("seconds_per_epoch", lambda s: (s * runs.loc[s.index, "epochs"]).mean() / 60),
     )
     table.insert(1, "score", [spread(*row) for row in table[["mean", "sd", "metric"]].itertuples(index=False)])
-    return table.drop(columns=["mean", "sd", "metric"]).round({"firing_rate": 3, "minutes": 1})
+    return table.droplevel("network").drop(columns=["mean", "sd", "metric"]).round({"firing_rate": 3, "minutes": 1})
 
 
 def spread(mean: float, sd: float, metric: str) -> str:
