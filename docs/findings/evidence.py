@@ -33,7 +33,7 @@ def runs(*patterns: str) -> pd.DataFrame:
 
 
 def cells(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Runs of networks of one size and alike in ``by`` as one row each: their number, mean and standard deviation of the score."""
+    """Runs of one size of network and alike in ``by`` as one row each: number, mean and standard deviation of the score."""
     groups = runs.assign(runs=1, network=runs.parameters).groupby([*by, "network"], sort=False, dropna=False)
     table = groups.agg(
         runs=("runs", "sum"),
