@@ -62,10 +62,18 @@ def test_other_processors_keep_their_products(monkeypatch):
     assert traced(torch.mm, torch.randn(128, 128), torch.randn(128, 128)) == [torch.ops.aten.mm.default]
 
 
-def test_what_is_added_to_a_product_is_so_afterwards(monkeypatch):
-    monkeypatch.setattr(products, "pays", lambda: False)
-    targets = traced(torch.addmm, torch.randn(5), torch.randn(7, 4), torch.randn(4, 5))
+@pytest.mark.parametrize("dtype, pays", [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
+def test_what_is_added_to_a_product_is_so_afterwards(monkeypatch, dtype, pays):
+    monkeypatch.setattr(products, "pays", lambda: pays)
+    exact = (torch.randn(*shape, dtype=dtype).sign() for shape in ((128,), (128, 128), (128, 128)))  # in 8 bits of mantissa
+    targets = traced(torch.addmm, *exact)
     assert targets == [torch.ops.aten.mm.default, torch.ops.aten.add.Tensor]
+
+
+def test_what_is_added_in_double_precision_stays(monkeypatch):
+    monkeypatch.setattr(products, "pays", lambda: True)
+    targets = traced(torch.addmm, *(torch.randn(*shape, dtype=torch.float64) for shape in ((5,), (7, 4), (4, 5))))
+    assert targets == [torch.ops.aten.addmm.default]
 
 
 @pytest.mark.parametrize("rule", ["fptt", "bptt"])

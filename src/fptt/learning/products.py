@@ -4,7 +4,7 @@ What is added to a product, a bias or another product, torch copies to where the
 added afterwards, it is so by whatever computes with the result, at hardly any cost.
 
 On processors of AMD, Intel's MKL, which torch calls for ``mm``, leaves AVX-512 aside; oneDNN, which torch brings too, does not,
-and multiplies the matrices of a step about twice as fast. Other types than float32 are left as they are.
+and multiplies the matrices of a step about twice as fast. For bfloat16 torch calls oneDNN anyway; other types are left alone.
 """
 
 import functools
@@ -43,7 +43,9 @@ def pays() -> bool:
 
 
 def rewrite(graph: fx.Graph) -> None:
-    """Take float32 products of a traced ``graph`` apart from what is added to them, and large ones to oneDNN where that pays.
+    """Take products of a traced ``graph`` apart from what is added to them, and large ones to oneDNN where that pays.
+
+    Only those of float32 are taken there: bfloat16 ones are oneDNN's already.
 
     There, a left factor that is a transposed view (a weight's gradient has one) is laid out in rows first: its multiplication
     is then twice as fast again, and what computes it can write it in that order.
@@ -56,8 +58,10 @@ def rewrite(graph: fx.Graph) -> None:
             continue
         *bias, a, b = node.args
         left, right, result = (n.meta["val"] for n in (a, b, node))
-        large = pays() and left.shape[0] * left.shape[1] * right.shape[1] >= SMALLEST
-        if result.dtype != torch.float32 or result.device.type != "cpu" or not (large or bias):
+        single = result.dtype == torch.float32
+        large = single and pays() and left.shape[0] * left.shape[1] * right.shape[1] >= SMALLEST
+        known = single or result.dtype == torch.bfloat16
+        if not known or result.device.type != "cpu" or not (large or bias):
             continue
         with graph.inserting_before(node):
             if large and left.stride(1) != 1:
@@ -84,7 +88,7 @@ def compiler_pass() -> Any:
             rewrite(graph)
 
         def uuid(self) -> str:
-            return f"fptt products 2, {pays()}"
+            return f"fptt products 3, {pays()}"
 
     return Rewrite()
 
