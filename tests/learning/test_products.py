@@ -81,7 +81,7 @@ def test_training_is_that_of_the_eager_step(always, rule):
     weights = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        model = SequenceModel(3, (12,), 4)
+        model = SequenceModel(3, (12, 12), 4)
         optimizer = make_optimizer(rule, torch.optim.SGD(model.parameters(), lr=0.1), max_norm=1.0)
         parts = 3 if rule == "fptt" else 1
         train = SequenceTrainer(model, StepLoss(cross_entropy, parts), optimizer, parts, compiled)

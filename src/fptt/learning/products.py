@@ -45,10 +45,9 @@ def pays() -> bool:
 def rewrite(graph: fx.Graph) -> None:
     """Take products of a traced ``graph`` apart from what is added to them, and large ones to oneDNN where that pays.
 
-    Only those of float32 are taken there: bfloat16 ones are oneDNN's already.
-
-    There, a left factor that is a transposed view (a weight's gradient has one) is laid out in rows first: its multiplication
-    is then twice as fast again, and what computes it can write it in that order.
+    For oneDNN, a left factor that is a transposed view (a weight's gradient has one) is laid out in rows first: its
+    multiplication is then twice as fast again, and what computes it can write it in that order. Products of bfloat16 are
+    oneDNN's already.
     """
     if pays():
         _register_lowering()
@@ -58,10 +57,11 @@ def rewrite(graph: fx.Graph) -> None:
             continue
         *bias, a, b = node.args
         left, right, result = (n.meta["val"] for n in (a, b, node))
-        single = result.dtype == torch.float32
-        large = single and pays() and left.shape[0] * left.shape[1] * right.shape[1] >= SMALLEST
-        known = single or result.dtype == torch.bfloat16
-        if not known or result.device.type != "cpu" or not (large or bias):
+        if result.dtype not in (torch.float32, torch.bfloat16) or result.device.type != "cpu":
+            continue
+        work = left.shape[0] * left.shape[1] * right.shape[1]
+        large = result.dtype == torch.float32 and pays() and work >= SMALLEST
+        if not (large or bias):
             continue
         with graph.inserting_before(node):
             if large and left.stride(1) != 1:
