@@ -1,4 +1,4 @@
-"""Matrix products through oneDNN against torch's own."""
+"""Matrix products of compiled steps against torch's own."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from fptt.learning.rules import SequenceTrainer, make_optimizer
 from fptt.models.sequence import SequenceModel
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
-product = torch.ops.fptt.product.default
+product, tiled = torch.ops.fptt.product.default, torch.ops.fptt.tiled.default
 
 
 @pytest.fixture
@@ -65,6 +65,7 @@ def test_other_processors_keep_their_products(monkeypatch):
 @pytest.mark.parametrize("dtype, pays", [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
 def test_what_is_added_to_a_product_is_so_afterwards(monkeypatch, dtype, pays):
     monkeypatch.setattr(products, "pays", lambda: pays)
+    monkeypatch.setattr(products, "has_matrix_unit", lambda: False)
     exact = (torch.randn(*shape, dtype=dtype).sign() for shape in ((128,), (128, 128), (128, 128)))  # in 8 bits of mantissa
     targets = traced(torch.addmm, *exact)
     assert targets == [torch.ops.aten.mm.default, torch.ops.aten.add.Tensor]
@@ -74,6 +75,39 @@ def test_what_is_added_in_double_precision_stays(monkeypatch):
     monkeypatch.setattr(products, "pays", lambda: True)
     targets = traced(torch.addmm, *(torch.randn(*shape, dtype=torch.float64) for shape in ((5,), (7, 4), (4, 5))))
     assert targets == [torch.ops.aten.addmm.default]
+
+
+def test_small_products_of_bfloat16_are_those_of_float32():
+    signs = [torch.randn(*shape).sign().bfloat16() for shape in ((3,), (8, 5), (5, 3))]
+    targets = traced(torch.addmm, *signs)
+    cast = torch.ops.prims.convert_element_type.default
+    assert targets == [cast, cast, torch.ops.aten.mm.default, cast, torch.ops.aten.add.Tensor]
+
+
+def test_a_matrix_unit_reads_rows(monkeypatch):
+    monkeypatch.setattr(products, "has_matrix_unit", lambda: True)
+    monkeypatch.setattr(products, "SMALLEST", 0)
+
+    def gradients(x, w, g):
+        return x @ w.T, g @ w, g.T @ x, x @ w.T
+
+    targets = traced(gradients, *(torch.randn(*shape).sign().bfloat16() for shape in ((7, 4), (5, 4), (7, 5))))
+    assert targets.count(tiled) == 4 and torch.ops.aten.mm.default not in targets
+    assert targets.count(torch.ops.aten.clone.default) == 2  # of w.T, which two products share, and of g.T
+
+
+@pytest.mark.skipif(not products.has_matrix_unit(), reason="this processor has no matrix unit for bfloat16")
+@pytest.mark.parametrize("m, k, n", [(128, 256, 512), (100, 96, 128), (17, 250, 30)])
+def test_compiled_for_a_matrix_unit_a_product_is_the_same(monkeypatch, m, k, n):
+    monkeypatch.setattr(products, "SMALLEST", 0)
+    signs = torch.randn(m, k).sign().bfloat16(), torch.randn(n, k).sign().bfloat16()
+
+    def several(a, b):
+        c = a @ b.T
+        return c, c.T @ a, torch.sigmoid(c.float())
+
+    for found, expected in zip(torch.compile(several, options=products.options())(*signs), several(*signs), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("rule", ["fptt", "bptt"])

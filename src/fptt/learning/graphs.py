@@ -141,7 +141,7 @@ class Compiled:
         examples = [copied(t) for t in (*arguments, *self.tensors)]
         on_gpu = any(isinstance(t, Tensor) and t.is_cuda for t in examples)
         few = all(len(group.flat.parameters) <= JOINED for group in self.groups)
-        own = {"force_pointwise_cat": few} if on_gpu else {"post_grad_custom_post_pass": products.compiler_pass()}
+        own = {"force_pointwise_cat": few} if on_gpu else products.options()
         options = {**(CUDA_OPTIONS if on_gpu else OPTIONS), **own}
         with mock.patch("torch.compiler.is_compiling", lambda: True):  # optimizers then keep their counters on the device
             graph = make_fx(flat, decomposition_table=DECOMPOSITIONS)(*examples)
@@ -227,7 +227,7 @@ def or_eager(function: Callable[..., Any]) -> Callable[..., Any]:
         if current is function:
             return function(*arguments)
         if current is None:
-            current = torch.compile(function, options={"post_grad_custom_post_pass": products.compiler_pass()})
+            current = torch.compile(function, options=products.options())
         try:
             return current(*arguments)
         except Exception as error:  # of whatever kind the compiler raises; the function's own is raised again

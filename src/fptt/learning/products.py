@@ -4,7 +4,10 @@ What is added to a product, a bias or another product, torch copies to where the
 added afterwards, it is so by whatever computes with the result, at hardly any cost.
 
 On processors of AMD, Intel's MKL, which torch calls for ``mm``, leaves AVX-512 aside; oneDNN, which torch brings too, does not,
-and multiplies the matrices of a step about twice as fast. For bfloat16 torch calls oneDNN anyway; other types are left alone.
+and multiplies the matrices of a step about twice as fast.
+
+For bfloat16 torch calls oneDNN, and each call costs some 30 us, as long as the matrix unit of an Intel processor (AMX) takes
+for the product. There Inductor's own kernels multiply large matrices; small ones are multiplied in float32, everywhere.
 """
 
 import functools
@@ -15,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-aten = torch.ops.aten
-SMALLEST = 2**20  # multiplications; for fewer, a call of oneDNN takes longer than MKL's whole product
+aten, prims = torch.ops.aten, torch.ops.prims
+SMALLEST = 2**20  # multiplications; for fewer, a call of oneDNN takes longer than MKL's whole product in float32
 
 library = torch.library.Library("fptt", "DEF")
 library.define("product(Tensor a, Tensor b) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+library.define("tiled(Tensor a, Tensor b) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
 
 
 @torch.library.impl(library, "product", "CPU")
@@ -33,6 +37,23 @@ def _(a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape[0], b.shape[1])
 
 
+@torch.library.impl(library, "tiled", "CPU")
+def tiled(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b for contiguous bfloat16 matrices [m, k] and [k, n]; in compiled code by a kernel for the matrix unit."""
+    return torch.mm(a, b)
+
+
+@torch.library.register_fake("fptt::tiled", lib=library)  # type: ignore[untyped-decorator]
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+@functools.cache
+def has_matrix_unit() -> bool:
+    """Whether this processor multiplies tiles of bfloat16 (AMX)."""
+    return torch.cpu._is_amx_tile_supported()
+
+
 @functools.cache
 def pays() -> bool:
     """Whether this is a processor on which oneDNN multiplies faster than MKL."""
@@ -43,15 +64,30 @@ def pays() -> bool:
 
 
 def rewrite(graph: fx.Graph) -> None:
-    """Take products of a traced ``graph`` apart from what is added to them, and large ones to oneDNN where that pays.
+    """Take products of a traced ``graph`` apart from what is added to them, and give each to who does it fastest.
 
-    For oneDNN, a left factor that is a transposed view (a weight's gradient has one) is laid out in rows first: its
-    multiplication is then twice as fast again, and what computes it can write it in that order. Products of bfloat16 are
-    oneDNN's already.
+    A left factor that is a transposed view (a weight's gradient has one) is laid out in rows first: its multiplication is then
+    twice as fast, and what computes it can write it in that order.
     """
-    if pays():
-        _register_lowering()
-    rows: dict[fx.Node, fx.Node] = {}
+    if pays() or has_matrix_unit():
+        _register_lowerings()
+    laid: dict[fx.Node, fx.Node] = {}
+
+    def rows(node: Any) -> fx.Node:
+        """``node`` laid out in rows."""
+        if node.meta["val"].is_contiguous():
+            return node
+        whole = node.args[0] if node.target in (aten.t.default, aten.permute.default) else node
+        if whole not in laid:
+            laid[whole] = graph.call_function(aten.clone.default, (node,), {"memory_format": torch.contiguous_format})
+            laid[whole].meta["val"] = node.meta["val"].contiguous()
+        return laid[whole]
+
+    def cast(node: Any, dtype: torch.dtype) -> fx.Node:
+        new = graph.call_function(prims.convert_element_type.default, (node, dtype))
+        new.meta["val"] = node.meta["val"].to(dtype)
+        return new
+
     for node in list(graph.nodes):
         if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
             continue
@@ -59,17 +95,21 @@ def rewrite(graph: fx.Graph) -> None:
         left, right, result = (n.meta["val"] for n in (a, b, node))
         if result.dtype not in (torch.float32, torch.bfloat16) or result.device.type != "cpu":
             continue
-        work = left.shape[0] * left.shape[1] * right.shape[1]
-        large = result.dtype == torch.float32 and pays() and work >= SMALLEST
-        if not (large or bias):
-            continue
+        large = left.shape[0] * left.shape[1] * right.shape[1] >= SMALLEST
+        half = result.dtype == torch.bfloat16
         with graph.inserting_before(node):
-            if large and left.stride(1) != 1:
-                whole = a.args[0] if a.target in (aten.t.default, aten.permute.default) else a
-                if whole not in rows:
-                    rows[whole] = graph.call_function(aten.clone.default, (a,), {"memory_format": torch.contiguous_format})
-                a = rows[whole]
-            new = graph.call_function(torch.ops.fptt.product.default if large else aten.mm.default, (a, b))
+            if half and not large:
+                new = graph.call_function(aten.mm.default, (cast(a, torch.float32), cast(b, torch.float32)))
+                new.meta["val"] = result.float()
+                new = cast(new, torch.bfloat16)
+            elif half and has_matrix_unit():
+                new = graph.call_function(torch.ops.fptt.tiled.default, (rows(a), rows(b)))
+            elif not half and large and pays():
+                new = graph.call_function(torch.ops.fptt.product.default, (a if left.stride(1) == 1 else rows(a), b))
+            elif bias:
+                new = graph.call_function(aten.mm.default, (a, b))
+            else:
+                continue
             if bias:
                 new.meta["val"] = result
                 new = graph.call_function(aten.add.Tensor, (new, bias[0]))
@@ -78,9 +118,13 @@ def rewrite(graph: fx.Graph) -> None:
         graph.erase_node(node)
 
 
+def options() -> dict[str, Any]:
+    """Options of torch's compiler: ``rewrite``, and one kernel for all products of a shape, whatever computes with them."""
+    return {"post_grad_custom_post_pass": _compiler_pass(), "epilogue_fusion": False}
+
+
 @functools.cache
-def compiler_pass() -> Any:
-    """``rewrite`` as an option of torch's compiler, ``{"post_grad_custom_post_pass": compiler_pass()}``."""
+def _compiler_pass() -> Any:
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
     class Rewrite(CustomGraphPass):
@@ -88,19 +132,34 @@ def compiler_pass() -> Any:
             rewrite(graph)
 
         def uuid(self) -> str:
-            return f"fptt products 3, {pays()}"
+            return f"fptt products 4, {pays()}, {has_matrix_unit()}"
 
     return Rewrite()
 
 
 @functools.cache
-def _register_lowering() -> None:
-    """In compiled code, call oneDNN without a detour through Python."""
-    from torch._inductor import ir, lowering
+def _register_lowerings() -> None:
+    """What compiled code does for this module's operators: no detour through Python."""
+    from torch._inductor import config, ir, lowering
+    from torch._inductor.codegen.common import KernelTemplate
+    from torch._inductor.kernel.bmm import tuned_bmm
+    from torch._inductor.select_algorithm import NoValidChoicesError
 
-    def lowered(a: Any, b: Any) -> Any:
+    def by_onednn(a: Any, b: Any) -> Any:
         kernel = torch.ops.mkldnn._linear_pointwise.default
         return ir.TensorBox.create(ir.FallbackKernel.create(kernel, a, lowering.permute(b, [1, 0]), None, "none", [], ""))
 
-    lowering.register_lowering(torch.ops.fptt.product.default, type_promotion_kind=None)(lowered)
-    lowering.add_layout_constraint(torch.ops.fptt.product.default, lowering.constrain_to_fx_strides)
+    def by_matrix_unit(a: Any, b: Any) -> Any:
+        try:
+            with config.patch(max_autotune_gemm=True, max_autotune_gemm_backends="CPP"):
+                return lowering.squeeze(tuned_bmm(lowering.unsqueeze(a, 0), lowering.unsqueeze(b, 0)), 0)
+        except NoValidChoicesError:  # of matrices or compilers that its kernels are not for
+            return lowering.lowerings[aten.mm.default](a, b)
+
+    # torch parses the text of a kernel anew for each product that it is for, which takes longer than compiling it
+    KernelTemplate._template_from_string = staticmethod(  # type: ignore[method-assign]
+        functools.cache(KernelTemplate._template_from_string)
+    )
+    for op, lowered in ((torch.ops.fptt.product.default, by_onednn), (torch.ops.fptt.tiled.default, by_matrix_unit)):
+        lowering.register_lowering(op, type_promotion_kind=None)(lowered)
+        lowering.add_layout_constraint(op, lowering.constrain_to_fx_strides)
