@@ -110,6 +110,16 @@ def test_compiled_for_a_matrix_unit_a_product_is_the_same(monkeypatch, m, k, n):
         torch.testing.assert_close(found, expected)
 
 
+def test_where_the_compiler_has_no_kernel_for_it_torch_multiplies(monkeypatch):
+    monkeypatch.setattr(products, "has_matrix_unit", lambda: True)
+    monkeypatch.setattr(products, "SMALLEST", 0)
+    monkeypatch.setattr("torch._inductor.kernel.bmm.use_cpp_bmm_template", lambda *_: False)
+    signs = torch.randn(8, 4).sign().bfloat16(), torch.randn(4, 6).sign().bfloat16()
+    with torch._inductor.config.patch(fx_graph_cache=False):
+        compiled = torch.compile(torch.mm, options=products.options())
+        torch.testing.assert_close(compiled(*signs), torch.mm(*signs))
+
+
 @pytest.mark.parametrize("rule", ["fptt", "bptt"])
 def test_training_is_that_of_the_eager_step(always, rule):
     weights = []
