@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fptt.arithmetic import has_bfloat16
 from fptt.benchmark import write_record
 from fptt.data.voc import CLASSES
 from fptt.detection.detector import Detector
@@ -164,7 +165,8 @@ def compare(model: SPYv4, threads: int, repeats: int) -> dict[str, Any]:
     """Times at so many threads."""
     torch.set_num_threads(threads)
     torch._dynamo.reset()  # what is compiled is compiled for a number of threads
-    detectors = {name: Detector(model, Head(len(CLASSES), model.size), CLASSES, 1, **how) for name, how in WAYS.items()}
+    possible = {name: how for name, how in WAYS.items() if has_bfloat16(torch.device("cpu")) or "precision" not in how}
+    detectors = {name: Detector(model, Head(len(CLASSES), model.size), CLASSES, 1, **how) for name, how in possible.items()}
     steps: dict[str, Callable[[Tensor], Any]] = {"plain": plain_step(model)}
     steps |= {name: detector_step(detector) for name, detector in detectors.items()}
     x = torch.rand(1, 3, model.size, model.size)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from fptt.arithmetic import has_bfloat16
 from fptt.benchmark import write_record
 from fptt.data import catalogue, voc
 from fptt.data.samples import Samples
@@ -54,6 +55,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if not has_bfloat16(torch.device("cpu")):
+        raise SystemExit("this processor has no instructions for bfloat16")
     detector = Detector.load(options.weights)
     model, steps = detector.model, detector.steps
     samples = voc.sets(catalogue.folder(options.data), model.size, "07 trainval")[2]

@@ -25,6 +25,7 @@ import torch
 from naive import NaiveFPTT
 from torch.profiler import profile
 
+from fptt.arithmetic import usable
 from fptt.benchmark import Point, Sequences, write_record
 from fptt.kernels import dispatch
 from fptt.models.sequence import SequenceModel
@@ -143,7 +144,7 @@ def compare(batch_size: int, repeats: int, threads: int, device: str) -> dict[st
     else:
         runs = {name: without_kernels(run) for name, run in runs.items()} | {"eager, kernels": eager.run}
     for name, precision in PRECISIONS.items():
-        if device != "cpu" or precision != "tf32":
+        if usable(precision, torch.device(device)) == precision and (device, precision) != ("cpu", "tf32"):
             runs[name] = Sequences(Point(**{**vars(point), "precision": precision})).run
 
     def turn(name: str) -> float:

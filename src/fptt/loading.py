@@ -1,12 +1,16 @@
 """The trained network of a run folder."""
 
+import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
 
+import fptt
 from fptt import tasks
+from fptt.errors import InputError
 from fptt.tasks.settings import make_task
+from fptt.training import checkpoint
 from fptt.training.loop import Trainer
 from fptt.training.run import Run
 
@@ -44,3 +48,22 @@ def trained(folder: Path, **given: str | None) -> Trainer:
     if trainer.average is not None:
         trainer.average.restart_from_average()
     return trainer
+
+
+def write_weights(trainer: Trainer, folder: Path) -> None:
+    """Make ``folder`` a run folder with the network's present weights alone: all that can be had from a run but to resume it.
+
+    Raises InputError where that cannot be done, or ``folder`` holds a run already.
+    """
+    run, copy = trainer.run, Run(folder)
+    if (folder / "config.yaml").exists():
+        raise InputError(f"{folder} already holds a run: give another --out")
+    try:
+        copy.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        for name in ("config.yaml", "metrics.jsonl", "summary.json", "curves.png"):
+            if (run.folder / name).exists():
+                shutil.copyfile(run.folder / name, folder / name)
+    except OSError as error:
+        raise InputError(f"cannot write the run folder {folder} ({error.strerror}): give another with --out") from None
+    about = {"version": fptt.__version__, "epoch": trainer.epoch, "average": None}
+    checkpoint.save(copy.checkpoint, {**about, "model": trainer.model.state_dict()})

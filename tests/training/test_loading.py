@@ -1,5 +1,7 @@
 """The network of a run, in Python."""
 
+import dataclasses
+
 import pytest
 import torch
 import yaml
@@ -7,6 +9,7 @@ import yaml
 import fptt
 from conftest import Silent
 from fptt import InputError
+from fptt.loading import trained, write_weights
 from fptt.tasks.digits import Digits
 from fptt.training.loop import Stopped, Trainer
 from fptt.training.run import Run
@@ -52,6 +55,32 @@ def test_it_answers_as_the_evaluation_with_the_averaged_weights(trainer):
     for x_t in sequence:
         output, state = model(x_t, state)
     assert output.shape == (len(test), 10) and output.dtype == torch.float32 and output.requires_grad
+
+
+def test_weights_alone_are_a_run_but_to_resume_it(trainer, tmp_path):
+    original = trained(trainer.run.folder)
+    write_weights(original, tmp_path / "alone")
+    copy = trained(tmp_path / "alone")
+    _, _, test = trainer.task.sets()
+    assert copy.evaluate(test) == original.evaluate(test) == trainer.evaluate(test)
+    for name, tensor in fptt.load(tmp_path / "alone").state_dict().items():
+        assert torch.equal(tensor, original.model.state_dict()[name]), name
+    assert copy.run.metrics() == trainer.run.metrics() and copy.epoch == trainer.epoch
+    sizes = [run.checkpoint.stat().st_size for run in (copy.run, trainer.run)]
+    assert sizes[0] < 0.7 * sizes[1], "the optimizer's memory"
+
+    begun = Trainer(dataclasses.replace(trainer.task, start=str(tmp_path / "alone")), Run(tmp_path / "begun"))
+    begun.create()
+    assert all(torch.equal(a, b) for a, b in zip(begun.model.parameters(), copy.model.parameters(), strict=True))
+    before = (tmp_path / "alone" / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match="weights alone, nothing to resume"):
+        Trainer(trainer.task, copy.run).restore()
+    assert (tmp_path / "alone" / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(InputError, match="already holds a run"):
+        write_weights(original, tmp_path / "alone")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write the run folder"):
+        write_weights(original, tmp_path / "file" / "run")
 
 
 def test_a_network_of_ones_own_is_executed_only_where_the_call_says_so(tmp_path, monkeypatch):

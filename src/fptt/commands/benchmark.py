@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fptt import plots
+from fptt.arithmetic import open_device, usable
 from fptt.benchmark import VARIED, Point, measure, provenance
 from fptt.errors import InputError
 from fptt.learning.rules import Rule
@@ -59,6 +60,7 @@ def run(arguments: list[str]) -> int:
     console = Console(stderr=True, quiet=options.json, highlight=False)
     shared = {name: getattr(options, name) for name in (*VARIED, *OTHERS)}
     shared["channels"] = tuple(options.channels)
+    shared["precision"] = usable(options.precision, open_device(options.device))
     rows = []
     for value in options.values:
         console.print(f"{options.vary} {value} ...")

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from fptt.arithmetic import open_device
 from fptt.detection.detector import PACKAGED, Detector
 from fptt.errors import InputError
 from fptt.loading import trained
@@ -16,10 +15,7 @@ from fptt.training.run import Run
 def open_detector(place: Path | None, device: str = "cpu", **options: Any) -> Detector:
     """The detector of a file of weights or of a run folder; None: of the file that comes with fptt."""
     prepare_cpu()
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device} cannot be used ({str(error).splitlines()[0]})") from None
+    open_device(device)
     if place is None or not place.is_dir():
         return Detector.load(place, device=device, **options)
     from fptt.tasks.voc import VOC

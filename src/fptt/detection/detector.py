@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fptt import state as states
+from fptt.arithmetic import usable
 from fptt.data.letterbox import letterbox, unletterbox
 from fptt.detection import Detections, weight_file
 from fptt.detection.folding import Precision, folded
@@ -36,7 +37,7 @@ class Detector:
         threshold, iou: of ``fptt.detection.head.detections``.
         training: how the network was trained and how good it is, as a run's summary says it.
         device: of torch, to run on.
-        precision: see ``fptt.detection.folding.folded``.
+        precision: see ``fptt.detection.folding.folded``; "float32", with a warning, where ``device`` has no bfloat16.
         compile: run through ``torch.compile``: the first step takes half a minute, all others about three quarters of the time.
     """
 
@@ -57,7 +58,7 @@ class Detector:
         self.model, self.names, self.steps, self.training = model, tuple(names), steps, training or {}
         self.threshold, self.iou = threshold, iou
         self.device = torch.device(device)
-        self.network: Any = folded(model, precision).to(self.device)
+        self.network: Any = folded(model, usable(precision, self.device)).to(self.device)
         self.head = head.to(self.device)
         self._step: Any = _compiled(self.network) if compile else self.network
 

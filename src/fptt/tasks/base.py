@@ -169,9 +169,11 @@ class Task:
         surrogate.get(self.surrogate)
         try:
             number_of_parts(self.rule, self.time_steps, self.parts)
-            torch.device(self.device)
-        except (ValueError, RuntimeError) as error:
-            raise InputError(str(error).splitlines()[0]) from None
+            torch.device(self.device)  # its name: whether there is one, is asked when it is used
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        except RuntimeError as error:
+            raise InputError(f"--device {self.device}: {str(error).splitlines()[0]}") from None
 
     def check_ranges(self) -> None:
         """Raises InputError for the first setting that is wrong by itself."""

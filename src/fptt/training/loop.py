@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 import fptt
 from fptt import state as states
+from fptt.arithmetic import open_device, usable
 from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.learning.captured import CapturedInference, captures
@@ -81,12 +82,7 @@ class Trainer:
         self.task, self.run = task, run
         prepare_cpu(task.threads)
         torch.manual_seed(task.seed)
-        try:
-            self.device = torch.device(task.device)
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"device '{task.device}' cannot be used ({reason}): choose another with --device") from None
+        self.device = open_device(task.device)
         try:
             self.model: nn.Module = task.make_model().to(self.device)
             self.loss = task.loss().to(self.device)
@@ -102,7 +98,8 @@ class Trainer:
             self.average = MovingAverage(self.model, task.ema)
         elif isinstance(self.optimizer, FPTT):
             self.average = self.optimizer
-        self.stepped = in_precision(self.model, task.precision, self.device)
+        self.precision = usable(task.precision, self.device)
+        self.stepped = in_precision(self.model, self.precision, self.device)
         self._compiled_infer = or_eager(self.infer)
         self.trainer = make_trainer(
             task.rule,
@@ -311,6 +308,7 @@ class Trainer:
             "epochs": task.epochs,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             **task.notes(),
+            **({"precision": self.precision} if self.precision != task.precision else {}),
             **{f"{samples.name}_samples": len(samples) for samples in (train, test) if len(samples)},
             f"{tested}_{task.metric}": result[task.metric],
             f"{tested}_loss": result["loss"],
@@ -344,9 +342,13 @@ class Trainer:
     def restore(self, keep_metrics: bool = False) -> None:
         """Take over the run's last checkpoint; metrics of later epochs are dropped, as they will be made again.
 
-        Raises InputError where it is missing, damaged, of another network, or of a training with other settings but ``FREE``.
+        Raises InputError where it is missing, damaged, of another network, or of a training with other settings but ``FREE``,
+        and where it holds weights alone and ``keep_metrics`` does not say that no training is to go on.
         """
         content = checkpoint.load(self.run.checkpoint)
+        alone = "optimizer" not in content
+        if alone and not keep_metrics:
+            raise InputError(f"{self.run.folder} holds weights alone, nothing to resume: begin a run of them with --start")
         before = self.run.config()[1]
         for field in self.task.options():
             name, now = field.name, plain(getattr(self.task, field.name))
@@ -355,6 +357,9 @@ class Trainer:
                 raise InputError(f"{option} was {before[name]} in {self.run.folder}: a run goes on as it began")
         try:
             self.model.load_state_dict(content["model"])
+            self.epoch = content["epoch"]
+            if alone:
+                return
             self.loss.load_state_dict(content["loss"])
             self.optimizer.load_state_dict(content["optimizer"])
             for group in self.optimizer.param_groups:  # as set now, not as saved
@@ -362,7 +367,7 @@ class Trainer:
             self.totals.load_state_dict(content["totals"], self.device)
             if isinstance(self.average, MovingAverage):
                 self.average.load(content["average"] or {})
-            for key in ("epoch", "batch", "seconds", "steps"):
+            for key in ("batch", "seconds", "steps"):
                 setattr(self, key, content[key])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(

@@ -1,0 +1,43 @@
+"""Devices, and what they compute with."""
+
+import platform
+import warnings
+from typing import TypeVar, cast
+
+import torch
+
+from fptt.errors import InputError
+
+P = TypeVar("P", bound=str)
+
+
+def open_device(name: str) -> torch.device:
+    """The device of that name. Raises InputError where there is none."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} cannot be used ({reason}): choose another") from None
+    return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` has instructions for bfloat16: GPUs of Nvidia since Ampere, processors with AVX-512 BF16 or AMX."""
+    if device.type == "cuda" and torch.version.hip is None:
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def usable(precision: P, device: torch.device) -> P:
+    """``precision``, or "float32" in place of "bfloat16", with a warning, where the device would only imitate it.
+
+    On a processor an imitated product takes ten to forty times as long as one in float32.
+    """
+    if precision != "bfloat16" or has_bfloat16(device):
+        return precision
+    where = "processor" if device.type == "cpu" else "GPU"
+    warnings.warn(f"fptt: this {where} has no instructions for bfloat16, it computes in float32 instead", stacklevel=2)
+    return cast(P, "float32")
