@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fptt import arithmetic
-from fptt.arithmetic import has_bfloat16, open_device, usable
+from fptt.arithmetic import busy_threads, has_bfloat16, open_device, usable
 from fptt.detection.detector import Detector
 from fptt.detection.folding import BFloat16
 from fptt.errors import InputError
@@ -72,3 +72,24 @@ def test_a_device_that_is_not_there_is_named():
     for name in ("abacus", "cuda:99"):
         with pytest.raises(InputError, match=f"^--device {name} cannot be used"):
             open_device(name)
+
+
+@pytest.fixture
+def sixteen_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(16)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_second_thread_is_for_networks_that_keep_it_busy(sixteen_threads):
+    small, large = torch.nn.Linear(100, 100), torch.nn.Linear(1000, 1000)
+    assert busy_threads(small, 1000) == 1  # 0.06 of 10^9 operations
+    assert [busy_threads(large, batch) for batch in (100, 500, 10**6)] == [2, 12, 16]
+    assert busy_threads(torch.nn.Sequential(small, torch.nn.Conv2d(1, 1, 3)), 1) == 16
+
+
+@pytest.mark.parametrize("threads, expected", [(None, 1), (0, 16), (3, 3)])
+def test_a_training_computes_with_as_many_threads_as_it_is_told(sixteen_threads, tmp_path, threads, expected):
+    Trainer(Digits(hidden=(4,), threads=threads, compile=False), Run(tmp_path))
+    assert torch.get_num_threads() == expected

@@ -5,10 +5,12 @@ import warnings
 from typing import TypeVar, cast
 
 import torch
+from torch import nn
 
 from fptt.errors import InputError
 
 P = TypeVar("P", bound=str)
+OPERATIONS = 2.5e8  # of a step that a second thread is worth (benchmarks/threads.py)
 
 
 def open_device(name: str) -> torch.device:
@@ -41,3 +43,16 @@ def usable(precision: P, device: torch.device) -> P:
     where = "processor" if device.type == "cpu" else "GPU"
     warnings.warn(f"fptt: this {where} has no instructions for bfloat16, it computes in float32 instead", stacklevel=2)
     return cast(P, "float32")
+
+
+def busy_threads(model: nn.Module, batch_size: int) -> int:
+    """How many of the threads that torch computes with a training step of ``model`` on a processor keeps busy.
+
+    Threads beyond that win nothing, and lose much where something else runs on the machine: each waits for the others after
+    every operation. Convolutions keep all busy; other weights count as six operations a sample, two forward and four backward.
+    """
+    threads, parameters = torch.get_num_threads(), list(model.parameters())
+    if any(p.dim() > 2 for p in parameters):
+        return threads
+    operations = 6 * batch_size * sum(p.numel() for p in parameters)
+    return min(threads, max(1, round(operations / OPERATIONS)))

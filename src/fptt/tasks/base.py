@@ -106,7 +106,7 @@ class Task:
     stretch: float = option(1.0, "factor of the time constants that --start brings, for a sequence of as much finer steps")
     seed: int = option(0, "seed of weights, data order and initial states")
     device: str = option("cpu", "torch device: cpu, cuda, cuda:1, mps, ...")
-    threads: int = option(0, "CPU threads; 0 leaves torch's choice")
+    threads: int | None = option(None, "CPU threads; default: as many as the network keeps busy; 0 leaves torch's choice")
     compile: bool | None = option(None, "compile the training step: ten seconds, then faster; default: where it pays")
     data: str | None = option(None, "folder of the data sets; default $FPTT_DATA, else ~/.cache/fptt")
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 import fptt
 from fptt import state as states
-from fptt.arithmetic import open_device, usable
+from fptt.arithmetic import busy_threads, open_device, usable
 from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.learning.captured import CapturedInference, captures
@@ -80,7 +80,7 @@ class Trainer:
 
     def __init__(self, task: Any, run: Run):
         self.task, self.run = task, run
-        prepare_cpu(task.threads)
+        prepare_cpu(task.threads or 0)
         torch.manual_seed(task.seed)
         self.device = open_device(task.device)
         try:
@@ -89,6 +89,8 @@ class Trainer:
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"the network does not fit into memory ({reason}): make it smaller") from None
+        if task.threads is None and self.device.type == "cpu":
+            torch.set_num_threads(busy_threads(self.model, task.batch_size // task.accumulate))
         base = task.base_optimizer(self.model)
         self.optimizer: Optimizer = make_optimizer(
             task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
