@@ -65,5 +65,5 @@ def write_weights(trainer: Trainer, folder: Path) -> None:
                 shutil.copyfile(run.folder / name, folder / name)
     except OSError as error:
         raise InputError(f"cannot write the run folder {folder} ({error.strerror}): give another with --out") from None
-    about = {"version": fptt.__version__, "epoch": trainer.epoch, "average": None}
+    about = {"version": fptt.__version__, "alone": True, "epoch": trainer.epoch, "average": None}
     checkpoint.save(copy.checkpoint, {**about, "model": trainer.model.state_dict()})

@@ -49,8 +49,9 @@ def test_a_folder_of_images_becomes_a_tested_detector(options, folder, run):
     assert json.loads(out)["cost"]["dense_operations"] > 1e5
     for words in (("evaluate", "r", "--steps"), ("plot", "r", "--kind", "steps")):
         status, _, err = run(*words, *split)
-        assert status == 2 and err.startswith("fptt: task 'voc' finds objects: scores after every step are")
-        assert err.count("\n") == 1
+        said = [line for line in err.splitlines() if "no instructions for bfloat16" not in line]  # of some processors
+        assert status == 2 and len(said) == 1
+        assert said[0].startswith("fptt: task 'voc' finds objects: scores after every step are")
     status, _, err = run("train", "--resume", "r", "--epochs", "2")
     assert status == 0, err
     assert run("plot", "r", "--out", "curves.png")[0] == 0

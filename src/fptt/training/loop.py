@@ -348,7 +348,7 @@ class Trainer:
         and where it holds weights alone and ``keep_metrics`` does not say that no training is to go on.
         """
         content = checkpoint.load(self.run.checkpoint)
-        alone = "optimizer" not in content
+        alone = content.get("alone", False)
         if alone and not keep_metrics:
             raise InputError(f"{self.run.folder} holds weights alone, nothing to resume: begin a run of them with --start")
         before = self.run.config()[1]
