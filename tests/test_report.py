@@ -89,10 +89,14 @@ def test_runs_are_grouped_over_seeds(run, results):
     assert "fptt train digits\n```" in page and "![digits/curves.png](../results/digits/curves.png)" in page
 
 
-def test_runs_that_began_with_those_of_their_seeds_are_grouped(tmp_path):
-    for seed, start in ((0, "short/seed0"), (1, "short/seed1"), (2, "other/seed2")):
+@pytest.mark.parametrize(
+    "starts",
+    [("short/seed0", "short/seed1", "other/seed2", "short/seed30"), ("short", "short-seed1", "other-seed2", "short-seed30")],
+)
+def test_runs_that_began_with_those_of_their_seeds_are_grouped(tmp_path, starts):
+    for seed, start in enumerate(starts):
         add_run(tmp_path / "digits" / str(seed), seed=seed, settings=f"start: {start}\n")
-    assert [len(group.results) for group in read(tmp_path).groups] == [2, 1]
+    assert [len(group.results) for group in read(tmp_path).groups] == [2, 1, 1]
 
 
 def test_comparisons_and_measurements_are_taken_in(run, results):

@@ -1,6 +1,7 @@
 """What evidence is: trained runs, comparisons of many, and measurements."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,9 +57,9 @@ class Result:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The settings that bear on what is learnt, without the seed, which the run that it started from may be named after."""
-        seed = f"seed{self.get('seed')}"
+        seed = re.compile(rf"[-_]?seed{self.get('seed')}\b")
         return {
-            key: value.replace(seed, "seed{seed}") if key == "start" and isinstance(value, str) else value
+            key: seed.sub("", value) if key == "start" and isinstance(value, str) else value
             for key, value in self.settings.items()
             if key not in UNIMPORTANT
         }
