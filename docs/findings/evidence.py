@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from fptt.report.evidence import Result
 from fptt.training.run import Run
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -24,7 +25,9 @@ def runs(*patterns: str) -> pd.DataFrame:
     for pattern in patterns:
         for path in sorted(RESULTS.glob(f"{pattern}/summary.json")):
             run = Run.open(path.parent)
-            row = run.config()[1] | run.summary()
+            settings, summary = run.config()[1], run.summary()
+            start = Result(str(path), settings, summary).recipe.get("start")  # alike for all seeds
+            row = settings | summary | {"start": start}
             name = next(f"{of}_{kind}" for of in ("test", "train") for kind in SCORES if f"{of}_{kind}" in row)
             of, _, metric = name.partition("_")
             read = {"train_samples": "", "test_samples": "", **row, "score": row[name], "of": of, "metric": metric}
