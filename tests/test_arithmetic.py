@@ -82,14 +82,18 @@ def sixteen_threads():
     torch.set_num_threads(before)
 
 
-def test_a_second_thread_is_for_networks_that_keep_it_busy(sixteen_threads):
+def test_a_second_thread_is_for_networks_that_keep_it_busy():
     small, large = torch.nn.Linear(100, 100), torch.nn.Linear(1000, 1000)
-    assert busy_threads(small, 1000) == 1  # 0.06 of 10^9 operations
-    assert [busy_threads(large, batch) for batch in (100, 500, 10**6)] == [2, 12, 16]
-    assert busy_threads(torch.nn.Sequential(small, torch.nn.Conv2d(1, 1, 3)), 1) == 16
+    assert busy_threads(small, 1000, 16) == 1  # 0.06 of 10^9 operations
+    assert [busy_threads(large, batch, 16) for batch in (100, 500, 10**6)] == [2, 12, 16]
+    assert busy_threads(torch.nn.Sequential(small, torch.nn.Conv2d(1, 1, 3)), 1, 16) == 16
 
 
-@pytest.mark.parametrize("threads, expected", [(None, 1), (0, 16), (3, 3)])
-def test_a_training_computes_with_as_many_threads_as_it_is_told(sixteen_threads, tmp_path, threads, expected):
-    Trainer(Digits(hidden=(4,), threads=threads, compile=False), Run(tmp_path))
+@pytest.mark.parametrize(
+    "settings, expected",
+    [({}, 1), ({"hidden": (1024,), "batch_size": 200}, 16), ({"threads": 0}, 16), ({"threads": 3}, 3)],
+    ids=str,
+)
+def test_a_training_computes_with_as_many_threads_as_it_is_told_or_keeps_busy(sixteen_threads, tmp_path, settings, expected):
+    Trainer(Digits(**{"hidden": (4,), "compile": False, **settings}), Run(tmp_path))
     assert torch.get_num_threads() == expected

@@ -45,14 +45,14 @@ def usable(precision: P, device: torch.device) -> P:
     return cast(P, "float32")
 
 
-def busy_threads(model: nn.Module, batch_size: int) -> int:
-    """How many of the threads that torch computes with a training step of ``model`` on a processor keeps busy.
+def busy_threads(model: nn.Module, batch_size: int, most: int) -> int:
+    """How many threads, up to ``most``, a training step of ``model`` on a processor keeps busy.
 
     Threads beyond that win nothing, and lose much where something else runs on the machine: each waits for the others after
     every operation. Convolutions keep all busy; other weights count as six operations a sample, two forward and four backward.
     """
-    threads, parameters = torch.get_num_threads(), list(model.parameters())
+    parameters = list(model.parameters())
     if any(p.dim() > 2 for p in parameters):
-        return threads
+        return most
     operations = 6 * batch_size * sum(p.numel() for p in parameters)
-    return min(threads, max(1, round(operations / OPERATIONS)))
+    return min(most, max(1, round(operations / OPERATIONS)))

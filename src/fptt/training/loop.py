@@ -80,7 +80,8 @@ class Trainer:
 
     def __init__(self, task: Any, run: Run):
         self.task, self.run = task, run
-        prepare_cpu(task.threads or 0)
+        most = torch.get_num_threads()
+        prepare_cpu(1 if task.threads is None else task.threads)  # so that weights begin alike whatever the number of cores
         torch.manual_seed(task.seed)
         self.device = open_device(task.device)
         try:
@@ -89,8 +90,9 @@ class Trainer:
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"the network does not fit into memory ({reason}): make it smaller") from None
-        if task.threads is None and self.device.type == "cpu":
-            torch.set_num_threads(busy_threads(self.model, task.batch_size // task.accumulate))
+        if task.threads is None:
+            on_cpu = self.device.type == "cpu"
+            torch.set_num_threads(busy_threads(self.model, task.batch_size // task.accumulate, most) if on_cpu else most)
         base = task.base_optimizer(self.model)
         self.optimizer: Optimizer = make_optimizer(
             task.rule, base, alpha=task.alpha, beta=task.beta, rho=task.rho, form=task.form, max_norm=task.max_norm
