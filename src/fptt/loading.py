@@ -58,12 +58,12 @@ def write_weights(trainer: Trainer, folder: Path) -> None:
     run, copy = trainer.run, Run(folder)
     if (folder / "config.yaml").exists():
         raise InputError(f"{folder} already holds a run: give another --out")
+    about = {"version": fptt.__version__, "alone": True, "epoch": trainer.epoch, "average": None}
     try:
         copy.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        for name in ("config.yaml", "metrics.jsonl", "summary.json", "curves.png"):
+        checkpoint.save(copy.checkpoint, {**about, "model": trainer.model.state_dict()})
+        for name in ("metrics.jsonl", "summary.json", "curves.png", "config.yaml"):  # with which it is a run, last
             if (run.folder / name).exists():
                 shutil.copyfile(run.folder / name, folder / name)
     except OSError as error:
         raise InputError(f"cannot write the run folder {folder} ({error.strerror}): give another with --out") from None
-    about = {"version": fptt.__version__, "alone": True, "epoch": trainer.epoch, "average": None}
-    checkpoint.save(copy.checkpoint, {**about, "model": trainer.model.state_dict()})
