@@ -314,14 +314,16 @@ def test_a_model_that_cannot_be_traced_trains_with_one_warning():
     assert_one_warning(Run(True, model=models[0]), Run(False, model=models[1]), "training goes on without")
 
 
-def test_an_optimizer_that_is_not_elementwise_trains_with_one_warning():
+def test_around_an_optimizer_that_is_not_elementwise_the_gradients_are_compiled():
     runs = []
     for on in (True, False):
         runs.append(Run(on))
         base = torch.optim.Adafactor(runs[-1].model.parameters())
         runs[-1].optimizer = make_optimizer("fptt", base)
         runs[-1].trainer = SequenceTrainer(runs[-1].model, runs[-1].loss, runs[-1].optimizer, STEPS, on)
-    assert_one_warning(*runs, "Adafactor is not elementwise")
+        runs[-1].train()
+    assert_equal(*(run.everything() for run in runs))
+    assert runs[0].trainer.graphs == 1
 
 
 def test_a_machine_without_a_compiler_trains_with_one_warning(monkeypatch):

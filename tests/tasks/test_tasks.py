@@ -200,6 +200,8 @@ RATES = [
     ({"schedule": "steps", "milestones": (1, 3)}, [1, 0.1, 0.1, 0.01]),
     ({"schedule": "constant", "warmup": 2}, [1 / 3, 2 / 3, 1, 1]),
     ({"schedule": "cosine", "epochs": 4, "warmup": 2}, [1 / 3, 2 / 3, 1, 0.5]),
+    ({"schedule": "linear", "epochs": 4}, [1, 0.75, 0.5, 0.25]),
+    ({"schedule": "linear", "epochs": 4, "warmup": 2}, [1 / 3, 2 / 3, 1, 0.5]),
 ]
 
 
@@ -207,6 +209,13 @@ RATES = [
 def test_learning_rate_over_the_epochs(options, expected):
     task = Digits(lr=2.0, **options)
     assert [task.learning_rate(epoch) for epoch in range(4)] == pytest.approx([2 * rate for rate in expected])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "steps", "linear"])
+def test_learning_rate_within_an_epoch(schedule):
+    task = Digits(lr=2.0, epochs=4, schedule=schedule)
+    rates = [task.learning_rate(1, done) for done in (0, 0.5, 1 - 1e-9)]
+    assert rates == pytest.approx([1.5, 1.25, 1.0] if schedule == "linear" else rates[:1] * 3)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ CASES = {
     "fptt": small(),
     "fptt-ema": small(ema=0.9),
     "bptt-lstm": small(rule="bptt", neuron="lstm", optimizer="adam"),
+    "fptt-muon": small(optimizer="muon", schedule="linear", hidden=(32,)),
     "fptt-4-alif": small(parts=4, neuron="alif", norm="none"),
     "tbptt-ema": small(rule="tbptt", parts=4, ema=0.9),
     "sltt-3": small(rule="sltt", sampled=3),

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from fptt import state as states
 from fptt.learning.captured import CapturedParts, captures, numbered, part_ends
 from fptt.learning.fptt import FPTT, Form
-from fptt.learning.graphs import CompiledUpdate, or_eager, warn_of_eager_training
+from fptt.learning.graphs import ELEMENTWISE, CompiledUpdate, or_eager, warn_of_eager_training
 from fptt.learning.losses import StepLoss
 from fptt.learning.step import CompiledGradient, CompiledStep, Trained
 from fptt.state import State
@@ -110,7 +110,7 @@ class SequenceTrainer:
         parts: number of parts of a sequence.
         compiled: run the steps through torch's compiler. With a loss at every time step the whole of a step is one graph (see
             ``fptt.learning.step``); with fewer, the steps of the network are compiled, in long parts three as one, and so are
-            FPTT's updates.
+            FPTT's updates. Updates of an optimizer that does not treat every weight alike, such as Muon, are its own.
         accumulate: at each update, pass the batch through in so many pieces one after the other and add their gradients: less
             memory for the same update, but for batch norms, whose statistics are then those of a piece.
         recompute: within a part, keep only the states after every so many steps and compute what lies between anew for the
@@ -139,8 +139,9 @@ class SequenceTrainer:
         self.model, self.loss, self.optimizer, self.parts, self.compiled = model, loss, optimizer, parts, compiled
         self.accumulate, self.recompute, self.sampled = accumulate, recompute, sampled
         self.updates = parts if updates is None else updates
-        self._step = (CompiledStep if isinstance(optimizer, FPTT) else CompiledGradient)(model, loss, optimizer)
-        self.updater = CompiledUpdate(optimizer) if isinstance(optimizer, FPTT) else None
+        whole = isinstance(optimizer, FPTT) and type(optimizer.base) in ELEMENTWISE  # update and all in one graph
+        self._step = (CompiledStep if whole else CompiledGradient)(model, loss, optimizer)
+        self.updater = CompiledUpdate(optimizer) if whole else None
         self._update = optimizer.step if self.updater is None else self.updater.step
         self._captured = CapturedParts(self)
         self.told_of_hooks = False

@@ -1,9 +1,9 @@
 """The fast path of rules that learn at every time step: forward, backward and update of a step as a single compiled graph.
 
 ``CompiledStep`` serves FPTT with one update per time step around an optimizer that treats every weight alike, and
-``CompiledGradient`` rules with other updates (SLTT, OTTT, e-prop), up to the gradients. A model must keep the protocol: what it
-remembers is in its state, its parameters and its buffers. Everything else trains eagerly. How eager code becomes a graph, and
-what happens where it cannot, is in ``fptt.learning.graphs``.
+``CompiledGradient`` other updates (SLTT, OTTT, e-prop; FPTT around Muon, say), up to the gradients. A model must keep the
+protocol: what it remembers is in its state, its parameters and its buffers. Everything else trains eagerly. How eager code
+becomes a graph, and what happens where it cannot, is in ``fptt.learning.graphs``.
 """
 
 import functools
@@ -244,7 +244,7 @@ class CompiledStep(Compiled):
 class CompiledGradient(CompiledStep):
     """``step.through(sequence, state, target, updates)``: of a step only the gradients, which add up in the weights' ``grad``.
 
-    For rules that update otherwise than FPTT, around any optimizer; its first ``zero_grad`` is the caller's. Parameters that
+    For rules that update otherwise than FPTT, and for any optimizer; its first ``zero_grad`` is the caller's. Parameters that
     the first step has given no gradient have none.
     """
 

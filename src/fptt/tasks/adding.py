@@ -10,7 +10,7 @@ from fptt.data.adding import adding
 from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.models.sequence import Readout
-from fptt.tasks.base import Recipes, Task, option
+from fptt.tasks.base import Base, Recipes, Schedule, Task, option
 
 
 @dataclass
@@ -35,9 +35,9 @@ class Adding(Task):
     recipes: ClassVar[Recipes] = {"paper": {"length": 1000, "epochs": 100, "alpha": 0.5, "schedule": "constant"}}
     epochs: int = option(20, "passes of so many iterations")
     parts: int | None = option(10, "updates per sequence (FPTT-K)")
-    optimizer: Literal["adamax", "adam", "sgd"] = option("adam", "base optimizer")
+    optimizer: Base = option("adam", "base optimizer")
     alpha: float = option(0.002, "strength of FPTT's regulariser, relative to the scale of the loss")
-    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+    schedule: Schedule = option("cosine", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
     b0: float = option(0.5, "baseline threshold")
     adaptive: bool = option(False, "adaptive threshold (ALIF and LTC)")
     readout: Readout = option("membrane", "leak of the readout, or 'membrane' for a linear map of the last membrane potential")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from fptt.data import arrays
 from fptt.data.samples import Samples
 from fptt.errors import InputError
-from fptt.tasks.base import Norm, Task, option
+from fptt.tasks.base import Norm, Schedule, Task, option
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Arrays(Task):
     batch_size: int = option(64, "samples per update")
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
     lr: float = option(1e-2, "learning rate")
-    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+    schedule: Schedule = option("cosine", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
     norm: Norm = option("time", "batch norm: statistics per time step (input: not of recurrent currents), or shared")
 
     def __post_init__(self) -> None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +18,7 @@ from fptt.errors import InputError
 from fptt.learning.eprop import Feedback
 from fptt.learning.fptt import Form
 from fptt.learning.losses import Auxiliary, AuxiliaryKind, Criterion, StepLoss, Weights
+from fptt.learning.muon import Muon
 from fptt.learning.rules import Rule, number_of_parts, number_of_updates
 from fptt.models.baselines import RecurrentBaseline
 from fptt.models.sequence import Readout, SequenceModel
@@ -25,9 +28,16 @@ from fptt.training.metrics import Metric, Totals
 from fptt.training.precision import Precision, check_precision
 
 Norm = Literal["none", "time", "input", "shared"]
+Base = Literal["adamax", "adam", "sgd", "muon"]  # the optimizer that a learning rule wraps
+Schedule = Literal["constant", "cosine", "steps", "linear"]
 Recipes = dict[str, dict[str, Any]]  # settings by the name of a recipe
 SPIKING = ("neuron", "recurrent", "readout", "b0", "initial_v", "reset", "adaptive", "tau_m", "tau_adp")  # passed on to models
-OPTIMIZERS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamax": partial(torch.optim.Adamax, foreach=True),
+    "adam": partial(torch.optim.Adam, foreach=True),
+    "sgd": partial(torch.optim.SGD, foreach=True),
+    "muon": Muon,
+}
 
 
 def option(default: Any, help: str) -> Any:
@@ -72,9 +82,9 @@ class Task:
     recompute: int | None = option(None, "keep only every so many states of a part, recompute the rest: less memory for bptt")
     approximate: bool = option(False, "let ottt train what its derivation does not cover: recurrence, ALIF, batch norm")
     feedback: Feedback = option("symmetric", "eprop's learning signal comes by the transposed weights or by random matrices")
-    optimizer: Literal["adamax", "adam", "sgd"] = option("adamax", "base optimizer")
+    optimizer: Base = option("adamax", "base optimizer; muon: orthogonal steps of matrices, the rest as adamax")
     lr: float = option(3e-3, "learning rate")
-    schedule: Literal["constant", "cosine", "steps"] = option("constant", "learning rate over the epochs")
+    schedule: Schedule = option("constant", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
     milestones: tuple[int, ...] = option((10, 30, 50, 75, 90), "epochs after which schedule 'steps' divides the rate by ten")
     warmup: int = option(0, "epochs over which the learning rate rises linearly to its value")
     alpha: float = option(0.1, "strength of FPTT's regulariser, relative to the scale of the loss")
@@ -277,15 +287,20 @@ class Task:
         return StepLoss(self.criterion, parts, self.weights, auxiliary)
 
     def base_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return OPTIMIZERS[self.optimizer](model.parameters(), lr=self.lr, foreach=True)
+        return OPTIMIZERS[self.optimizer](model.parameters(), lr=self.lr)
 
-    def learning_rate(self, epoch: int) -> float:
-        """The learning rate in ``epoch``, counted from 0."""
+    def learning_rate(self, epoch: int, done: float = 0.0) -> float:
+        """The learning rate in ``epoch``, counted from 0, of which a share of ``done`` is over.
+
+        Schedule "linear" alone looks at that share: it falls to 0 from one batch to the next, the others from epoch to epoch.
+        """
         if epoch < self.warmup:
             return self.lr * (epoch + 1) / (self.warmup + 1)
         if self.schedule == "cosine":
-            done = (epoch - self.warmup) / max(1, self.epochs - self.warmup)
-            return self.lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done)).item())
+            over = (epoch - self.warmup) / max(1, self.epochs - self.warmup)
+            return self.lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * over)).item())
+        if self.schedule == "linear":
+            return self.lr * (1 - (epoch + done - self.warmup) / (self.epochs - self.warmup))
         if self.schedule == "steps":
             return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
         return self.lr

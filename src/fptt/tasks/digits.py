@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fptt.data import images
 from fptt.data.samples import Samples
-from fptt.tasks.base import Norm, Task, option
+from fptt.tasks.base import Norm, Schedule, Task, option
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Digits(Task):
     hidden: tuple[int, ...] = option((128,), "neurons of each layer, bottom first")
     lr: float = option(1e-2, "learning rate")
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
-    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+    schedule: Schedule = option("cosine", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
     norm: Norm = option("time", "batch norm: statistics per time step (input: not of recurrent currents), or shared")
     calibrate: int = option(20, "after each epoch, take the statistics of batch norms anew from so many batches")
 

@@ -12,7 +12,7 @@ from fptt.data import augment, cache, catalogue, event_sets, frames
 from fptt.data.events import Events
 from fptt.data.samples import Rows, Samples
 from fptt.errors import InputError
-from fptt.tasks.base import Task, option
+from fptt.tasks.base import Schedule, Task, option
 from fptt.tasks.convolutional import ConvolutionalTask
 
 Framed = Literal["count", "bins", "duration"]
@@ -127,7 +127,7 @@ class NMNIST(EventFrames):
     batch_size: int = option(25, "samples per update")
     lr: float = option(5e-3, "learning rate")
     alpha: float = option(0.003, "strength of FPTT's regulariser, relative to the scale of the loss")
-    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+    schedule: Schedule = option("cosine", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
 
     def event_set(self) -> event_sets.EventSet:
         return event_sets.nmnist(self.data_folder)
@@ -150,7 +150,7 @@ class DVSGesture(EventFrames):
     b0: float = option(0.5, "baseline threshold")
     epochs: int = option(100, "passes over the training set")
     batch_size: int = option(16, "samples per update")
-    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+    schedule: Schedule = option("cosine", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
     validation: float = option(0.0, "share of the training people who are held out for validation; 0 for none")
 
     def event_set(self) -> event_sets.EventSet:
@@ -227,7 +227,7 @@ class SHD(Recorded):
     hidden: tuple[int, ...] = option((256, 256), "neurons of each layer, bottom first")
     epochs: int = option(40, "passes over the training set")
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
-    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+    schedule: Schedule = option("cosine", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
     norm: Literal["none", "time", "shared"] = option("time", "batch norm: statistics per time step, or the same for all")
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Static images through convolutional networks: MNIST, Fashion-MNIST and CIFAR-10, each image a constant current."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from fptt.data import images
 from fptt.data.samples import Samples
 from fptt.errors import InputError
 from fptt.models.convolutional import Shape
-from fptt.tasks.base import Recipes, option
+from fptt.tasks.base import Recipes, Schedule, option
 from fptt.tasks.convolutional import ConvolutionalTask
 
 
@@ -39,7 +39,7 @@ class MNIST(ConvolutionalTask):
     epochs: int = option(10, "passes over the training set")
     lr: float = option(1e-2, "learning rate")
     alpha: float = option(0.003, "strength of FPTT's regulariser, relative to the scale of the loss")
-    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+    schedule: Schedule = option("cosine", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
 
     def __post_init__(self) -> None:
         if self.length < 1:

@@ -1,7 +1,7 @@
 """MNIST as sequences: R-MNIST (rows, repeated, rate-coded), S-MNIST (pixel by pixel) and PS-MNIST (permuted)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fptt.data import images
 from fptt.data.samples import Samples
 from fptt.errors import InputError
-from fptt.tasks.base import Norm, Recipes, Task, option
+from fptt.tasks.base import Norm, Recipes, Schedule, Task, option
 
 
 @dataclass
@@ -40,7 +40,7 @@ class RowMNIST(MNISTSequence):
     batch_size: int = option(125, "samples per update")
     lr: float = option(1e-2, "learning rate")
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
-    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+    schedule: Schedule = option("cosine", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -105,7 +105,7 @@ class SequentialMNIST(MNISTSequence):
     }
     epochs: int = option(100, "passes over the training set")
     batch_size: int = option(512, "samples per update")
-    schedule: Literal["constant", "cosine", "steps"] = option("steps", "learning rate over the epochs")
+    schedule: Schedule = option("steps", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
     alpha: float = option(0.01, "strength of FPTT's regulariser, relative to the scale of the loss")
     calibrate: int = option(10, "after each epoch, take the statistics of batch norms anew from so many batches")
 

@@ -7,7 +7,7 @@ from fptt.data import event_sets, images, simulated_set
 from fptt.data.samples import Samples
 from fptt.data.simulated import Camera
 from fptt.errors import InputError
-from fptt.tasks.base import option
+from fptt.tasks.base import Schedule, option
 from fptt.tasks.events import EventFrames
 
 
@@ -34,7 +34,7 @@ class SimulatedEvents(EventFrames):
     batch_size: int = option(64, "samples per update")
     lr: float = option(5e-3, "learning rate")
     alpha: float = option(0.003, "strength of FPTT's regulariser, relative to the scale of the loss")
-    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+    schedule: Schedule = option("cosine", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
 
     def __post_init__(self) -> None:
         for name, most in (("training_size", 60_000), ("test_size", 10_000)):

@@ -19,7 +19,7 @@ from fptt.detection.loss import DetectionLoss
 from fptt.errors import InputError
 from fptt.learning.losses import Criterion
 from fptt.models.spyv4 import ANCHORS, STRIDES, DetectorReadout, SPYv4
-from fptt.tasks.base import Task, option
+from fptt.tasks.base import Base, Schedule, Task, option
 from fptt.tasks.start import saved_weights
 from fptt.training.metrics import Metric, Totals
 
@@ -74,9 +74,9 @@ class VOC(Task):
 
     epochs: int = option(100, "passes over the training set")
     batch_size: int = option(16, "images per update")
-    optimizer: Literal["adamax", "adam", "sgd"] = option("adam", "base optimizer")
+    optimizer: Base = option("adam", "base optimizer")
     lr: float = option(1e-3, "learning rate")
-    schedule: Literal["constant", "cosine", "steps"] = option("cosine", "learning rate over the epochs")
+    schedule: Schedule = option("cosine", "learning rate over the epochs; linear: falling to 0 from one batch to the next")
     warmup: int = option(1, "epochs over which the learning rate rises linearly to its value")
 
     def __post_init__(self) -> None:

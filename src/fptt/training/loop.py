@@ -155,8 +155,6 @@ class Trainer:
         batches = samples.number_of_batches(task.batch_size, drop_last=True)
         if task.compile is None:
             self.trainer.compiled = task.epochs * batches * task.time_steps >= WORTH_COMPILING
-        for group in self.optimizer.param_groups:
-            group["lr"] = task.learning_rate(self.epoch)
         self.model.train()
         self.loss.train()
         totals = self.totals
@@ -166,6 +164,8 @@ class Trainer:
                 continue
             torch.manual_seed(self.batch_seed(number + 1))
             encoding.manual_seed(self.batch_seed(number + 1))
+            for group in self.optimizer.param_groups:
+                group["lr"] = task.learning_rate(self.epoch, number / batches)
             x, y = task.augmented(x, y, encoding)
             sequence, y = self.sequence(x, encoding), y.to(self.device)
             start = time.perf_counter()
