@@ -300,7 +300,7 @@ class Task:
             over = (epoch - self.warmup) / max(1, self.epochs - self.warmup)
             return self.lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * over)).item())
         if self.schedule == "linear":
-            return self.lr * (1 - (epoch + done - self.warmup) / (self.epochs - self.warmup))
+            return self.lr * (1 - (epoch + done - self.warmup) / max(1, self.epochs - self.warmup))
         if self.schedule == "steps":
             return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
         return self.lr
