@@ -121,6 +121,29 @@ def test_claims_say_how_they_were_tested(results):
     assert found["CIFAR10-DVS: LTC convolutions by FPTT"].measured == ()
 
 
+def test_rules_of_a_grid_that_chooses_a_rate_are_paired_each_at_its_own(results):
+    scores = {("fptt", 0.1): 0.5, ("fptt", 0.2): 0.6, ("bptt", 0.1): 0.8, ("bptt", 0.2): 0.7}
+    rows = [
+        {"rule": rule, "lr": lr, "seed": 0, "version": "0.1.0", "machine": "M", "test_accuracy": score}
+        | {"command": f"fptt train smnist --rule {rule}{' --parts 7' * (rule == 'fptt')} --lr {lr}"}
+        for (rule, lr), score in scores.items()
+    ]
+    folder = results / "rates"
+    add_comparison(folder, rows)
+    claim = "FPTT comes near BPTT's accuracy, or exceeds it"
+
+    def paired():
+        [found] = [found for found in claims(read(results)) if found.claim == claim]
+        return [(pair.value, pair.conditions) for pair in found.measured if "smnist" in pair.value]
+
+    assert len(paired()) == 2, "all that were run, where nothing was chosen"
+    (folder / "grid.yaml").write_text("vary:\n  rule: [fptt, bptt]\n  lr: [0.1, 0.2]\nchoose: lr\n")
+    (folder / "table.csv").write_text("rule,lr,mean\nfptt,0.2,0.6\nbptt,0.1,0.8\n")
+    [(value, conditions)] = paired()
+    assert value == "smnist, ltc: fptt 60.00 %, bptt 80.00 %"
+    assert conditions == "updates per sequence 7, 1; differing in lr 0.2, 0.1"
+
+
 def test_what_reduces_a_run(results):
     def of(**summary):
         folder = results / "smnist" / "a"
@@ -200,6 +223,7 @@ def test_json(run, results):
         ("memory.json", '{"command": "c", "version": "0", "machine": "M", "rows": [1]}', "memory.json is damaged"),
         ("memory.json", b"\xff\xfe", "memory.json cannot be read"),
         ("adding1000/table.md", None, "table.md cannot be read"),
+        ("adding1000/grid.yaml", "{", "grid.yaml is damaged"),
         ("adding1000/runs.csv", "a,b\n", "runs.csv has no rows"),
         ("adding1000/runs.csv", "a,b\n1,2\n", "runs.csv, row 1"),
         ("adding1000/runs.csv", "command\nfptt train none\n", "unknown task 'none'"),

@@ -143,13 +143,16 @@ def pairs(groups: list[Group], rule: str, other: str) -> Iterator[Measured]:
 
 
 def _nearest(group: Group, others: list[Group]) -> Group | None:
-    """Of the ``others`` with the same task, neuron and kind of score, the one that differs in the fewest settings."""
+    """Of the ``others`` with the same task, neuron and kind of score, the one that differs in the fewest settings.
+
+    What their comparison has chosen for each of them, such as the rate, is not counted.
+    """
 
     def kind(group: Group) -> tuple[Any, ...]:
         return group.top, group.first.get("task"), group.first.get("neuron"), group.first.score
 
     alike = [other for other in others if kind(other) == kind(group)]
-    return min(alike, key=lambda other: len(differing(group, other)), default=None)
+    return min(alike, key=lambda other: len({*differing(group, other)} - {group.first.chosen}), default=None)
 
 
 def memory(measurement: Measurement, rules: list[str]) -> Iterator[Measured]:

@@ -18,12 +18,14 @@ SCORES = ("test_accuracy", "test_map50", "test_mse", "train_accuracy", "train_ma
 class Result:
     """One trained network: a run folder, or a row of a comparison.
 
-    ``path`` is that of the run or comparison, relative to the folder of evidence; ``summary`` is what summary.json holds.
+    ``path`` is that of the run or comparison, relative to the folder of evidence; ``summary`` is what summary.json holds;
+    ``chosen`` is the setting that its comparison chose for each of its cells, if any.
     """
 
     path: str
     settings: dict[str, Any]
     summary: dict[str, Any]
+    chosen: str | None = None
 
     def get(self, name: str) -> Any:
         """A setting or a figure of the summary, by name; None where it is not known.
@@ -86,10 +88,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A folder with the table of many runs: runs.csv, table.md, and perhaps more, such as picture.png."""
+    """A folder with the table of many runs: runs.csv, table.md, and perhaps more, such as picture.png.
+
+    ``kept`` are the results without those of settings that were tried and not chosen.
+    """
 
     path: str
     results: tuple[Result, ...]
+    kept: tuple[Result, ...]
     table: str
     files: tuple[str, ...]
 
@@ -112,8 +118,8 @@ class Evidence:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """All results, of run folders and of comparisons, grouped over seeds."""
-        return grouped([*self.runs, *(result for comparison in self.comparisons for result in comparison.results)])
+        """Results of run folders and those that comparisons have kept, grouped over seeds."""
+        return grouped([*self.runs, *(result for comparison in self.comparisons for result in comparison.kept)])
 
 
 def grouped(results: Iterable[Result]) -> list[Group]:

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fptt import tasks
 from fptt.errors import InputError
 from fptt.report.evidence import SCORES, Comparison, Evidence, Measurement, Result
@@ -63,6 +65,7 @@ def _run(folder: Path, path: str) -> Result | None:
 def _comparison(folder: Path, prefix: str) -> Comparison:
     path = folder / "runs.csv"
     rows = [{name: plain(cell) for name, cell in row.items() if cell} for row in csv.DictReader(_text(path).splitlines())]
+    choose, tried = _choice(folder)
     results = []
     for number, row in enumerate(rows, 1):
         words = shlex.split(str(row.get("command", "")))
@@ -70,11 +73,30 @@ def _comparison(folder: Path, prefix: str) -> Comparison:
             raise InputError(f"{path}, row {number}: it has no command; write the table again with fptt compare")
         settings = settings_of(words)
         known = {name: value for name, value in row.items() if name not in settings}  # a column may be named as a setting
-        results.append(_checked(Result(f"{prefix}runs.csv", settings, {**known, "task": words[2]}), path))
+        results.append(_checked(Result(f"{prefix}runs.csv", settings, {**known, "task": words[2]}, choose), path))
     if not results:
         raise InputError(f"{path} has no rows; write the table again with fptt compare")
     files = tuple(path.name for path in sorted(folder.iterdir()) if path.is_file() and path.name != "table.md")
-    return Comparison(prefix.removesuffix("/"), tuple(results), _text(folder / "table.md").strip(), files)
+    kept = tuple(result for number, result in enumerate(results) if number not in tried)
+    return Comparison(prefix.removesuffix("/"), tuple(results), kept, _text(folder / "table.md").strip(), files)
+
+
+def _choice(folder: Path) -> tuple[str | None, set[int]]:
+    """What a grid chooses for each of its cells, such as the rate, and the rows of runs.csv that were only tried on the way."""
+    if not (folder / "grid.yaml").exists():
+        return None, set()
+    try:
+        grid = yaml.safe_load(_text(folder / "grid.yaml"))
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"{folder / 'grid.yaml'} is damaged ({str(error).splitlines()[0]}): copy the grid there again"
+        ) from None
+    if not (isinstance(grid, dict) and grid.get("choose") and (folder / "table.csv").exists()):
+        return None, set()
+    rows, table = ([*csv.DictReader(_text(folder / name).splitlines())] for name in ("runs.csv", "table.csv"))
+    axes = grid.get("vary", ())
+    chosen = [[row.get(axis) for axis in axes] for row in table]
+    return grid["choose"], {n for n, row in enumerate(rows) if [row.get(axis) for axis in axes] not in chosen}
 
 
 def _checked(result: Result, path: Path) -> Result:
