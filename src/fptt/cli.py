@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a compiler that has no CUDA to serve
             if arguments and arguments[0] in COMMANDS:
+                import_module("fptt.training.precision").prepare_cpu()  # before data start a second thread
                 status: int = import_module(f"fptt.commands.{arguments[0]}").run(arguments[1:])
                 return status
             parser.parse_args(arguments)

@@ -1,5 +1,8 @@
 """Matrix products in fewer digits, everything else in float32."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -47,6 +50,29 @@ def test_what_trains_flushes_denormal_numbers():
         assert (0.5 * tiny == 0).all()
     finally:
         torch.set_flush_denormal(False)
+
+
+FLUSHED_BY_ALL = """
+import sys
+import torch
+from fptt.cli import main
+from fptt.tasks.digits import Digits
+
+torch.set_num_threads(2)
+sets = Digits.sets
+Digits.sets = lambda self: (torch.ones(1 << 20).mul_(2), sets(self))[1]  # as images are pooled, say
+assert main(["train", "digits", "--epochs", "1", "--hidden", "4", "--threads", "2", "--no-compile", "--out", sys.argv[1]]) == 0
+sys.exit(int(torch.full((1 << 20,), 1e-30).mul_(1e-10).any()))
+"""
+
+
+def test_threads_started_by_the_data_flush_denormal_numbers_too(tmp_path):
+    """The second thread of a product keeps what it began with: training is told to flush before the data begin it."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot be told")
+    command = [sys.executable, "-c", FLUSHED_BY_ALL, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_benchmark_in_bfloat16_trains_the_weights_of_the_network():
