@@ -10,6 +10,7 @@ from fptt.learning.losses import Auxiliary, StepLoss, step_weights
 def test_weights():
     assert step_weights(4).tolist() == [0.25, 0.5, 0.75, 1]
     assert step_weights(4, "uniform").tolist() == [1] * 4
+    assert step_weights(4, "cubic").tolist() == [1 / 64, 1 / 8, 27 / 64, 1]
     assert step_weights(1).tolist() == [1]
 
 

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-Weights = Literal["linear", "uniform"]
+Weights = Literal["linear", "uniform", "cubic"]
+POWER: dict[Weights, int] = {"uniform": 0, "linear": 1, "cubic": 3}
 AuxiliaryKind = Literal["none", "uniform", "table"]
 
 
 def step_weights(parts: int, shape: Weights = "linear") -> Tensor:
-    """Weight of the criterion after each of ``parts`` parts, [parts]: "linear" (p + 1) / parts, or "uniform" 1."""
-    return torch.arange(1, parts + 1) / parts if shape == "linear" else torch.ones(parts)
+    """Weight of the criterion after each of ``parts`` parts, [parts]: "linear" (p + 1) / parts, its "cubic", or "uniform" 1."""
+    return (torch.arange(1, parts + 1) / parts) ** POWER[shape]
 
 
 class Auxiliary(nn.Module):

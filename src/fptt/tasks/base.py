@@ -95,7 +95,7 @@ class Task:
     ema: float | None = option(
         None, "evaluate a moving average of the weights that keeps this share of itself at each batch, in place of fptt's own"
     )
-    weights: Weights = option("linear", "weight of the loss over the parts")
+    weights: Weights = option("linear", "weight of the loss over the parts; cubic: the last ones count most")
     auxiliary: AuxiliaryKind = option("none", "auxiliary distillation term of early parts")
     norm: Norm = option("none", "batch norm: statistics per time step (input: not of recurrent currents), or shared")
     gamma: float = option(0.1, "scale of the batch norms at the start")
