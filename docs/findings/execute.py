@@ -44,8 +44,9 @@ def small(png: str) -> str:
 
 
 def bundle(data: dict[str, Any]) -> dict[str, Any]:
-    """A display's data by type as notebooks hold them: text as lines, pictures in base64."""
-    return {kind: small(value) if kind == "image/png" else lines(value) for kind, value in data.items()}
+    """A display's data by type as notebooks hold them: text as lines, pictures in base64, tables not as plain text too."""
+    kinds = [kind for kind in data if kind != "text/plain" or "text/html" not in data]
+    return {kind: small(data[kind]) if kind == "image/png" else lines(data[kind]) for kind in kinds}
 
 
 class Result(DisplayHook):
