@@ -8,13 +8,11 @@ from fptt.detection.detector import PACKAGED, Detector
 from fptt.errors import InputError
 from fptt.loading import trained
 from fptt.models.spyv4 import SPYv4
-from fptt.training.precision import prepare_cpu
 from fptt.training.run import Run
 
 
 def open_detector(place: Path | None, device: str = "cpu", **options: Any) -> Detector:
     """The detector of a file of weights or of a run folder; None: of the file that comes with fptt."""
-    prepare_cpu()
     open_device(device)
     if place is None or not place.is_dir():
         return Detector.load(place, device=device, **options)
