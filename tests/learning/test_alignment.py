@@ -184,7 +184,7 @@ def test_what_is_given_is_clipped_and_training_goes_on_as_if_nothing_had_been_as
         assert torch.equal(asked, plain)
 
 
-def test_what_is_given_while_steps_are_compiled():
+def test_what_is_given_while_steps_are_compiled(traced):
     sequence, target = sums.problem()
     rows = []
     for compiled in (False, True):

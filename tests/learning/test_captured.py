@@ -73,7 +73,9 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize("neuron", ["ltc", "lif"])  # of which one has no adaptation
-def test_replayed_steps_are_the_eager_ones(gpu, neuron):
+def test_replayed_steps_are_the_eager_ones(gpu, neuron, request):
+    if neuron != "ltc":  # which is compiled to the end
+        request.getfixturevalue("traced")
     eager, compiled = (trained("fptt", on, neuron=neuron) for on in (False, True))
     assert_same(eager, compiled)
     assert len(compiled[2]._step.captured) == 2  # a whole stretch, and the rest
@@ -87,7 +89,7 @@ def test_rules_that_learn_at_every_step(gpu, traced):
 
 
 @pytest.mark.parametrize("parts", [3, 4])  # of equal lengths, and not
-def test_replayed_parts_are_the_eager_ones(gpu, parts):
+def test_replayed_parts_are_the_eager_ones(gpu, traced, parts):
     eager, compiled = (trained("fptt", on, steps=9, parts=parts, batches=3) for on in (False, True))
     assert_same(eager, compiled)
     assert len(compiled[2]._captured.graphs) == 1 + (parts == 4)

@@ -290,8 +290,11 @@ def trained_for(batches, compiled, neuron="ltc", rule="eprop", model=None):
 
 
 @pytest.mark.filterwarnings("error:fptt")
-def test_the_compiled_step_of_eprop_over_several_sequences():
-    (eager, _), (compiled, graphs) = trained_for(3, False), trained_for(3, True)
+@pytest.mark.parametrize("neuron", ["ltc", "lif"])
+def test_the_compiled_step_of_eprop_over_several_sequences(neuron, request):
+    if neuron != "lif":  # which is compiled to the end
+        request.getfixturevalue("traced")
+    (eager, _), (compiled, graphs) = (trained_for(3, on, neuron) for on in (False, True))
     assert_alike([eager], [compiled])
     assert graphs == 1
 

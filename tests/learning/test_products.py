@@ -120,12 +120,12 @@ def test_where_the_compiler_has_no_kernel_for_it_torch_multiplies(monkeypatch):
         torch.testing.assert_close(compiled(*signs), torch.mm(*signs))
 
 
-@pytest.mark.parametrize("rule", ["fptt", "bptt"])
-def test_training_is_that_of_the_eager_step(always, rule):
+@pytest.mark.parametrize(("rule", "neuron"), [("fptt", "lif"), ("bptt", "ltc")])
+def test_training_is_that_of_the_eager_step(always, rule, neuron):
     weights = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        model = SequenceModel(3, (12, 12), 4)
+        model = SequenceModel(3, (12,), 4, neuron=neuron)
         optimizer = make_optimizer(rule, torch.optim.SGD(model.parameters(), lr=0.1), max_norm=1.0)
         parts = 3 if rule == "fptt" else 1
         train = SequenceTrainer(model, StepLoss(cross_entropy, parts), optimizer, parts, compiled)

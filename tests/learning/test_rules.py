@@ -203,7 +203,7 @@ def test_parts_compiled_in_threes_train_alike(rule, traced):
     results, calls = [], []
     for compiled in (False, True):
         torch.manual_seed(3)
-        model = SequenceModel(3, (6, 5), 4, norm_steps=31).double()
+        model = SequenceModel(3, (6,), 4, norm_steps=31).double()
         parts = number_of_parts(rule, 31, 2)
         optimizer = make_optimizer(rule, torch.optim.SGD(model.parameters(), lr=0.05), max_norm=0.1)
         train = SequenceTrainer(model, StepLoss(cross_entropy, parts), optimizer, parts, compiled)

@@ -68,7 +68,7 @@ def assert_equal(a, b, tolerance=1e-9):
 
 @pytest.mark.parametrize("base", BASES)
 def test_every_tensor_is_that_of_the_eager_step(base, request):
-    if base not in ("adamax", "adamw", "sgd"):  # three are compiled to the end
+    if base not in ("adamax", "sgd"):  # two are compiled to the end
         request.getfixturevalue("traced")
     eager, compiled = Run(False, base), Run(True, base)
     for a, b in zip(eager.train(), compiled.train(), strict=True):
@@ -121,7 +121,7 @@ def test_more_shapes_than_graphs_are_trained_eagerly(monkeypatch, traced):
     assert_equal(eager.everything(), compiled.everything())
 
 
-def test_learning_rate_and_weights_may_change_between_sequences():
+def test_learning_rate_and_weights_may_change_between_sequences(traced):
     eager, compiled = Run(False), Run(True)
     for run in (eager, compiled):
         run.train()
@@ -149,7 +149,7 @@ def test_a_checkpoint_of_the_compiled_run_continues_either_way(tmp_path, traced)
         assert_equal(first.everything(), run.everything())
 
 
-def test_several_groups_frozen_and_unused_parameters():
+def test_several_groups_frozen_and_unused_parameters(traced):
     def build(on):
         run = Run(on)
         run.model.layers[0].synapse.weight.requires_grad_(False)
@@ -279,7 +279,7 @@ class Scalars(nn.Module):
 
 
 @pytest.mark.parametrize("model", [Scalars, lambda: RecurrentBaseline(INPUTS, (5,), CLASSES)], ids=["scalars", "lstm"])
-def test_any_model_that_keeps_the_protocol(model):
+def test_any_model_that_keeps_the_protocol(model, traced):
     runs = []
     for on in (False, True):
         torch.manual_seed(0)
@@ -314,7 +314,7 @@ def test_a_model_that_cannot_be_traced_trains_with_one_warning():
     assert_one_warning(Run(True, model=models[0]), Run(False, model=models[1]), "training goes on without")
 
 
-def test_around_an_optimizer_that_is_not_elementwise_the_gradients_are_compiled():
+def test_around_an_optimizer_that_is_not_elementwise_the_gradients_are_compiled(traced):
     runs = []
     for on in (True, False):
         runs.append(Run(on))
@@ -335,7 +335,7 @@ def test_a_machine_without_a_compiler_trains_with_one_warning(monkeypatch):
 
 
 @pytest.mark.parametrize("rule", ["bptt", "tbptt", "fptt"])
-def test_rules_with_fewer_updates_than_steps_compile_their_steps(rule):
+def test_rules_with_fewer_updates_than_steps_compile_their_steps(rule, traced):  # in test_products.py to the end
     results = []
     for on in (False, True):
         run = Run(on, "sgd", dtype=torch.float32, steps=3)

@@ -172,13 +172,20 @@ def train(trainer):
 
 
 @pytest.mark.filterwarnings("error:fptt")
-@pytest.mark.parametrize(("neuron", "options"), [("ltc", {}), ("alif", {"channels": (3,), "pool": (2,)})])
-def test_the_compiled_step_trains_it_as_the_eager_one_does(neuron, options, request):
+@pytest.mark.parametrize(
+    ("neuron", "options", "norms", "to_the_end"),
+    [
+        ("ltc", {}, 4, False),
+        ("alif", {"channels": (3,), "pool": (2,)}, 0, False),
+        ("ltc", {"channels": (3,), "hidden": (), "pool": (2,)}, 2, True),
+    ],
+)
+def test_the_compiled_step_trains_it_as_the_eager_one_does(neuron, options, norms, to_the_end, request):
     """Weights, averages, multipliers and every buffer of every batch norm, the count of batches too.
 
     With SGD: biases before a norm have no gradient but rounding, which optimizers that normalise would blow up.
     """
-    if neuron != "ltc":  # which is compiled to the end
+    if not to_the_end:
         request.getfixturevalue("traced")
     runs = (trained(compiled=on, neuron=neuron, **options) for on in (False, True))
     (eager, one, _, expected), (compiled, two, trainer, losses) = runs
@@ -189,18 +196,18 @@ def test_the_compiled_step_trains_it_as_the_eager_one_does(neuron, options, requ
         for key in ("average", "lambda_"):
             torch.testing.assert_close(two.state[q][key], one.state[p][key], rtol=1e-9, atol=1e-9)
     counts = [b.item() for name, b in compiled.named_buffers() if name.endswith("num_batches_tracked")]
-    assert counts == ([3 * STEPS] * 4 if neuron == "ltc" else [])
+    assert counts == [3 * STEPS] * norms
 
 
-@pytest.mark.filterwarnings("error:fptt")
 def channels_last(*tensors):
     return all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_channels_stay_last_in_memory(compiled):
+@pytest.mark.filterwarnings("error:fptt")
+@pytest.mark.parametrize(("compiled", "channels", "pool"), [(False, (3, 4), (2, 1)), (True, (3,), (2,))])
+def test_channels_stay_last_in_memory(compiled, channels, pool):
     torch.manual_seed(1)
-    model = ConvolutionalModel((1, *SHAPE[1:]), (3, 4), (5,), CLASSES, pool=(2, 1))
+    model = ConvolutionalModel((1, *SHAPE[1:]), channels, (), CLASSES, pool=pool)
     images = frames()[:, :, :1]
     optimizer = FPTT(torch.optim.Adam(model.parameters(), lr=0.01))
     trainer = SequenceTrainer(model, StepLoss(cross_entropy, STEPS), optimizer, STEPS, compiled)
@@ -210,14 +217,14 @@ def test_channels_stay_last_in_memory(compiled):
     averages = [optimizer.state[p]["average"] for p in kernels]
     for mode in (model.train(), model.eval()):
         before = mode.initial_state(images[0])
-        maps = [t for state in (before, mode(images[0], before)[1]) for layer in state.layers[:-1] for t in layer.neuron]
+        maps = [t for state in (before, mode(images[0], before)[1]) for layer in state.layers for t in layer.neuron]
         assert channels_last(*maps) and not any(t.is_contiguous() for t in maps)
     assert channels_last(*kernels, *averages)
     assert trainer.graphs == compiled
 
 
 def test_the_compiled_step_draws_dropout_anew_and_repeatably():
-    options = {"neuron": "lif", "channels": (3,), "pool": (2,), "initial_v": "zero"}
+    options = {"neuron": "lif", "channels": (3,), "hidden": (), "pool": (2,), "initial_v": "zero"}
     _, _, trainer, _ = trained(compiled=True, lr=0.0, dropout=0.5, batches=1, **options)  # a rate of 0: nothing else changes
     outputs = []
     for seed in (5, 5, 6):
