@@ -121,7 +121,7 @@ def test_more_shapes_than_graphs_are_trained_eagerly(monkeypatch, traced):
     assert_equal(eager.everything(), compiled.everything())
 
 
-def test_learning_rate_and_weights_may_change_between_sequences(traced):
+def test_learning_rate_and_weights_may_change_between_sequences():  # which machine code must not have taken in
     eager, compiled = Run(False), Run(True)
     for run in (eager, compiled):
         run.train()
