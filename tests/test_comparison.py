@@ -159,6 +159,7 @@ def test_panels_of_the_same_score_are_drawn_to_one_scale(second, alike):
     first, other = (axis.get_xlim() for axis in figure.axes)
     plt.close(figure)
     assert (first == other) is alike
+    assert figure.axes[0].get_ylabel() == "rule"
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.text('ab,"\n ', min_size=1))

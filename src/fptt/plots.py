@@ -159,6 +159,7 @@ def comparison(table: Sequence[dict[str, Any]], axes: Sequence[str], names: dict
             if scale == 1:
                 axis.set_xscale("log")
         drawn[0, 0].invert_yaxis()
+        drawn[0, 0].set_ylabel(axes[0])
         if kinds != [None]:
             drawn[0, -1].legend(title=axes[1], loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
