@@ -14,13 +14,13 @@ from fptt.kernels import blocks
 FILES = ("test_ltc_kernels.py", "test_scan_kernels.py")
 
 
-def works_together() -> bool:
+def interprets() -> bool:
     """Triton 3.6, the one of torch 2.11, interprets ``range`` by a conversion that NumPy refuses from 2.4 on."""
-    return numpy.lib.NumpyVersion(numpy.__version__) < "2.4.0" or not version("triton").startswith("3.6.")
+    old = numpy.lib.NumpyVersion(numpy.__version__) < "2.4.0"
+    return blocks.INSTALLED and (old or not version("triton").startswith("3.6."))
 
 
-@pytest.mark.skipif(not blocks.INSTALLED, reason="needs Triton")
-@pytest.mark.skipif(blocks.INSTALLED and not works_together(), reason="Triton 3.6 interprets with NumPy before 2.4 alone")
+@pytest.mark.skipif(not interprets(), reason="needs Triton, from 3.7 on beside NumPy from 2.4 on")
 def test_in_the_interpreter():
     files = [str(Path(__file__).with_name(file)) for file in FILES]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
